@@ -1,0 +1,138 @@
+"""Every error that `tk` raises on purpose: what went wrong, where, and the next command.
+
+Two different failures have two types. `exit_code` is what the command line returns:
+1 a run failed, 2 the request was wrong (configuration, unknown names), 3 a plugin is broken,
+4 data is bad.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TkError(Exception):
+    """Base of all errors with a message meant for the user.
+
+    Args:
+        message: what happened and where, in full sentences.
+        hint: the next command or change that helps; printed on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+# -- configuration ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a configuration; `origin` is `file:line`, an option or a variable."""
+
+    message: str
+    origin: str | None = None
+    key: str | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.origin}: " if self.origin else ""
+        return f"{where}{self.message}" + (f"\n    {self.hint}" if self.hint else "")
+
+
+class ConfigError(TkError):
+    """All that is wrong with a configuration, at once (`problems`)."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = "1 problem" if count == 1 else f"{count} problems"
+        super().__init__(f"{head} in the configuration\n" + "\n".join(f"  {p}" for p in self.problems))
+
+
+class UsageError(TkError):
+    """A command line that cannot be understood."""
+
+    exit_code = 2
+
+
+class LockMismatch(TkError):
+    """A lock is replayed and something is not what it was; the message is the diff."""
+
+    exit_code = 2
+
+
+# -- choosing providers ----------------------------------------------------------------------------
+
+
+class NoProvider(TkError):
+    """No installed plugin answers a hook as asked; the message lists near misses."""
+
+    exit_code = 2
+
+
+class AmbiguousProvider(TkError):
+    """Two distributions register the same name; the message names both and the line to add."""
+
+    exit_code = 2
+
+
+class UnusedPlugin(TkError):
+    """A plugin was asked for with `--plugin` and nothing in the run can use it."""
+
+    exit_code = 2
+
+
+# -- plugins ---------------------------------------------------------------------------------------
+
+
+class PluginError(TkError):
+    """Base of what can be wrong with a plugin that was asked for."""
+
+    exit_code = 3
+
+
+class BrokenPlugin(PluginError):
+    """Its module fails on import, or what the entry point names is not there."""
+
+
+class MissingRequirement(PluginError):
+    """A distribution that it requires is not installed; the hint is the pip command."""
+
+
+class IncompatibleApi(PluginError):
+    """Its distribution requires another version of `tkernel`."""
+
+
+class InvalidPlugin(PluginError):
+    """The object breaks the rules of plugins: no hook of its kind, an unknown hook or argument."""
+
+
+class ImportedTooLate(PluginError):
+    """It must be imported before a module that is already loaded (`import_first`)."""
+
+
+class ProviderMisbehaved(PluginError):
+    """A provider returned `None` or a value of the wrong type."""
+
+
+class SlotError(PluginError):
+    """A slot was written twice, does not exist, or was never read."""
+
+
+# -- data ------------------------------------------------------------------------------------------
+
+
+class DataError(TkError):
+    """Bad input data, named by file and line."""
+
+    exit_code = 4

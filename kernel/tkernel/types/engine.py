@@ -1,0 +1,71 @@
+"""Generating replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tkernel.types.conversation import Conversation, Message
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How replies are drawn; names and defaults are LLaMA-Factory's."""
+
+    do_sample: bool = True
+    temperature: float = 0.95
+    top_p: float = 0.7
+    top_k: int = 50
+    num_beams: int = 1
+    max_new_tokens: int = 1024
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+    skip_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the reply to conversation number `index`.
+
+    `text` is valid UTF-8 and what is new; the texts of one index joined are the whole reply.
+    `finish_reason` is set in the last piece of an index: `stop` or `length`.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole reply: its text, its ids (terminator included if it was generated) and the parsed message."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    message: Message
+
+
+class Engine(Protocol):
+    """What `generate` returns."""
+
+    def stream(
+        self, conversations: Sequence[Conversation], sampling: Sampling | None = None
+    ) -> Iterator[Delta]:
+        """Replies to many conversations at once, piece by piece and interleaved.
+
+        `sampling` None means the options of the run. Closing the iterator stops the work.
+        """
+        ...
+
+    def reply(
+        self, conversations: Sequence[Conversation], sampling: Sampling | None = None
+    ) -> list[Reply]:
+        """The same, collected."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and processes. Safe to call twice."""
+        ...

@@ -1,0 +1,134 @@
+"""The argument of each hook: frozen and typed, so that a new field never breaks a plugin.
+
+`options` is always the provider's own `Options` instance, bound and validated (None if the plugin
+declares none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tkernel.types.bundle import ModelBundle
+from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
+from tkernel.types.facts import ModelFacts
+from tkernel.types.media import MediaProcessor
+from tkernel.types.rendering import Renderer
+from tkernel.types.slots import Slots
+
+
+def _slots(hook: str, once: tuple[str, ...] = (), accumulating: tuple[str, ...] = ()) -> Any:
+    return field(default_factory=lambda: Slots(hook, once, accumulating), compare=False)
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Load the model that `facts` describes.
+
+    Slots: `load_kwargs`, a dict merged into the keyword arguments of `from_pretrained`.
+    """
+
+    facts: ModelFacts
+    options: Any = None
+    role: str = "policy"
+    trainable: bool = True
+    """False for inference, and for models that only score."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Training arguments that decide on precision and device: `bf16`, `fp16`, `use_cpu`, ..."""
+    seed: int = 42
+    slots: Slots = _slots("load_model", once=("load_kwargs",))
+
+
+@dataclass(frozen=True)
+class AdapterRequest:
+    """Change the bundle: freeze, inject, resume.
+
+    `adapters` are folders of adapters to load, in order (`adapter_name_or_path`). `new_tokens` are
+    ids that the template added: their embeddings must be trained and saved.
+    """
+
+    options: Any = None
+    adapters: tuple[str, ...] = ()
+    trainable: bool = True
+    new_tokens: tuple[int, ...] = ()
+    lora_targets: tuple[str, ...] = ()
+    """What the model plugin names as its linear layers; empty if it does not say."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 42
+    slots: Slots = _slots("adapt")
+
+
+@dataclass(frozen=True)
+class DatasetRequest:
+    """Read one dataset entry into canonical rows; counts go into `report`."""
+
+    entry: DatasetEntry
+    report: DatasetReport
+    rows: str = "supervised"
+    """What the stage asks for: `text`, `supervised`, `preference`, `feedback` or `prompt`."""
+    options: Any = None
+    media_dir: str | None = None
+    seed: int = 42
+    slots: Slots = _slots("load_dataset")
+
+
+@dataclass(frozen=True)
+class TemplateRequest:
+    """Make a renderer for this tokenizer. `name` is the template's entry-point name."""
+
+    name: str
+    tokenizer: Any
+    facts: ModelFacts | None = None
+    options: Any = None
+    slots: Slots = _slots("render_template")
+
+
+@dataclass(frozen=True)
+class MediaRequest:
+    """Make a media processor for this bundle."""
+
+    bundle: ModelBundle
+    options: Any = None
+    media_dir: str | None = None
+    slots: Slots = _slots("process_media")
+
+
+@dataclass(frozen=True)
+class StageRequest:
+    """Train.
+
+    `arguments` are the training arguments as the user set them (names of the class that the stage
+    plugin declares in `training_arguments`), without those at their default. Slots: `optimizer` (a
+    function of the model and the arguments that returns a `torch.optim.Optimizer`), `loss` (a
+    function of outputs, labels and `num_items_in_batch`), `callbacks` (any number of
+    `transformers.TrainerCallback`).
+    """
+
+    bundle: ModelBundle
+    renderer: Renderer
+    train: Sequence[LoadedDataset] = ()
+    eval: Sequence[LoadedDataset] = ()
+    media: MediaProcessor | None = None
+    options: Any = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    output_dir: Path | None = None
+    seed: int = 42
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved flat configuration, for the model card."""
+    slots: Slots = _slots("train_stage", once=("optimizer", "loss"), accumulating=("callbacks",))
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """Start an engine, from a bundle in memory or from a path."""
+
+    renderer: Renderer | None = None
+    bundle: ModelBundle | None = None
+    facts: ModelFacts | None = None
+    adapters: tuple[str, ...] = ()
+    media: MediaProcessor | None = None
+    options: Any = None
+    seed: int = 42
+    slots: Slots = _slots("generate")
