@@ -24,7 +24,9 @@ class Message:
     """One message. Media are placeholders in `content` (`<image>`), in the order of the media lists.
 
     `train` overrides what is supervised: None follows the run's settings, True or False decide for
-    this message alone. `weight` scales the loss of its tokens.
+    this message alone. `weight` scales the loss of its tokens. `expanded` are the character ranges
+    `(start, end)` of `content` that a media processor wrote in place of a placeholder: special tokens
+    are tokens there, while anywhere else in `content` they stay text.
     """
 
     role: str
@@ -33,6 +35,7 @@ class Message:
     reasoning: str | None = None
     train: bool | None = None
     weight: float = 1.0
+    expanded: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

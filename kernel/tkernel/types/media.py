@@ -24,7 +24,8 @@ class MediaProcessor(Protocol):
     def expand(self, conversation: Conversation) -> Conversation:
         """Replace every placeholder by as many tokens as the model will have features for.
 
-        Reads sizes, not pixels. Raises `DataError` if placeholders and media differ in number, or
+        Where it writes special tokens it says so in `Message.expanded`; those typed by a user stay
+        text. Reads sizes, not pixels. Raises `DataError` if placeholders and media differ in number, or
         if a file is missing.
         """
         ...

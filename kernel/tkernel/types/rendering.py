@@ -90,8 +90,9 @@ class Renderer(Protocol):
         ...
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
-        """Ids of all that comes before the reply to the last message: what an engine is fed.
-        For the same messages, `prompt_ids + reply ids == encode(...).input_ids`."""
+        """Ids of all that comes before the reply to the last user or tool message: what an engine is
+        fed. For the same messages, `prompt_ids + reply ids == encode(..., mask_history=True).input_ids`,
+        and the same without `mask_history` unless the template leaves out earlier thoughts."""
         ...
 
     def parse_reply(self, text: str) -> Message:

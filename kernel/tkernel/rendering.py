@@ -1,0 +1,231 @@
+"""A renderer made of one function: conversation -> turns of typed segments.
+
+Text, ids, labels, spans and prompts are folds over the same segments, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tkernel.encoding import SegmentEncoder
+from tkernel.errors import DataError, TkError
+from tkernel.truncation import policy
+from tkernel.types.conversation import Conversation, Message
+from tkernel.types.rendering import Encoded, Segment, Turn
+
+IGNORED = -100
+"""The label of a token from which nothing is learned."""
+
+TurnsOf = Callable[[Conversation], list[Turn]]
+Ids = tuple[list[int], list[int]]
+
+
+def exchanges(conversation: Conversation) -> list[tuple[tuple[Message, ...], Message]]:
+    """The conversation as pairs: one user message, or the results of tools, and the reply to it.
+
+    Raises:
+        DataError: roles in another order than (system) (user | tool+) assistant (user | tool+) ...
+            ending with the assistant's; the message names the position, counted from 0.
+    """
+    offset = len(conversation.messages) - len(conversation.turns)
+    pairs: list[tuple[tuple[Message, ...], Message]] = []
+    prompt: list[Message] = []
+    for position, message in enumerate(conversation.turns, start=offset):
+        if message.role == "assistant" and prompt:
+            pairs.append((tuple(prompt), message))
+            prompt = []
+        elif message.role == "user" and not prompt:
+            prompt.append(message)
+        elif message.role == "tool" and all(earlier.role == "tool" for earlier in prompt):
+            prompt.append(message)
+        else:
+            expected = "an assistant message" if prompt else "a user or tool message"
+            raise DataError(f"message {position} has the role {message.role!r} where {expected} belongs")
+    if prompt:
+        raise DataError(
+            f"the conversation ends with message {len(conversation.messages) - 1} of role {prompt[-1].role!r}; "
+            "an assistant message must follow it"
+        )
+    if not pairs:
+        raise DataError("the conversation has no messages")
+    return pairs
+
+
+class SegmentRenderer:
+    """Implements `tkernel.types.rendering.Renderer`.
+
+    Args:
+        name: the template's name.
+        tokenizer: a `transformers` tokenizer; see `tkernel.encoding.SegmentEncoder` for what is used of it.
+        turns_of: the conversation, which ends with a reply, as turns; raises `DataError` for an order
+            of roles that it cannot render (`exchanges` checks the usual one).
+        last_turns_of: the same where only the last reply matters: in prompts, and when `mask_history`
+            is set. Reasoning templates leave out earlier thoughts there. Default: `turns_of`.
+        stop_words: tokens that end a reply, the one that replies in training end with first. The
+            tokenizer's end-of-sequence token is added to them.
+        added_tokens: what the template added to the tokenizer.
+        efficient_eos: replies have no terminator of their own: one end-of-sequence token follows the
+            last reply, and after an earlier one it is learned in place of the next prompt's first token.
+        parse: a generated reply -> a message; default: the text as the content.
+        jinja: the template as a Jinja chat template, made when asked for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        turns_of: TurnsOf,
+        *,
+        last_turns_of: TurnsOf | None = None,
+        stop_words: Sequence[str] = (),
+        added_tokens: Sequence[str] = (),
+        efficient_eos: bool = False,
+        parse: Callable[[str], Message] | None = None,
+        jinja: Callable[[], str | None] | None = None,
+    ) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.added_tokens = tuple(added_tokens)
+        self.efficient_eos = efficient_eos
+        self._turns_of = turns_of
+        self._last_turns_of = last_turns_of or turns_of
+        self._parse = parse
+        self._jinja = jinja
+        self._encoder = SegmentEncoder(tokenizer)
+        end = [tokenizer.eos_token] if tokenizer.eos_token is not None else []
+        self.stop_words = tuple(dict.fromkeys([*stop_words, *end]))
+        self.stop_ids = tuple(dict.fromkeys(self._encoder.token_id(word) for word in self.stop_words))
+
+    def turns(self, conversation: Conversation) -> list[Turn]:
+        """The segments of every turn of a conversation that ends with a reply."""
+        return self._turns_of(conversation)
+
+    def text(self, conversation: Conversation) -> str:
+        """The whole conversation as text, special tokens spelled out."""
+        turns = self._turns_of(conversation)
+        return "".join(segment.text for turn in turns for segment in (*turn.prompt, *turn.reply))
+
+    def encode(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        cutoff_len: int = 2**31,
+        truncation: str = "proportional",
+        train_on_prompt: bool = False,
+        mask_history: bool = False,
+    ) -> list[Encoded]:
+        """Ids and labels for training; see `Renderer.encode`.
+
+        Raises:
+            DataError: a conversation that the template cannot render.
+            TkError: an unknown policy of truncation, or `train_on_prompt` where replies have no
+                terminator of their own.
+        """
+        keep = policy(truncation)
+        if train_on_prompt and self.efficient_eos:
+            raise TkError(
+                f"template {self.name!r} cannot train on prompts: its replies end where the next prompt begins",
+                hint="Leave `train_on_prompt` out, or choose another template.",
+            )
+        turns_of = self._last_turns_of if mask_history else self._turns_of
+        batch = [turns_of(conversation) for conversation in conversations]
+        end = [self._encoder.token_id(self.tokenizer.eos_token)] if self.efficient_eos else []
+        encoded = []
+        for turns, ids in zip(batch, self._ids(batch), strict=True):
+            lengths = [(len(prompt), len(reply)) for prompt, reply in ids]
+            # With masked history the last turn matters most, and comes first.
+            order = slice(None, None, -1) if mask_history else slice(None)
+            kept = keep(lengths[order], cutoff_len - len(end))[order]
+            encoded.append(_join(turns, ids, kept, end, train_on_prompt, mask_history))
+        return encoded
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Ids of all that comes before the reply to the last user or tool message.
+
+        A conversation that ends with a reply gives the prompt of that reply: the same ids that
+        `encode(..., mask_history=True)` puts before it.
+        """
+        if conversation.messages and conversation.messages[-1].role != "assistant":
+            waiting = (*conversation.messages, Message("assistant"))
+            conversation = conversation.replace(messages=waiting)
+        turns = self._last_turns_of(conversation)
+        (ids,) = self._ids([turns])
+        history = [i for prompt, reply in ids[:-1] for i in (*prompt, *reply)]
+        return history + ids[-1][0]
+
+    def parse_reply(self, text: str) -> Message:
+        """A generated reply as a message."""
+        return Message("assistant", text) if self._parse is None else self._parse(text)
+
+    def jinja(self) -> str | None:
+        """The template as a chat template for `tokenizer.chat_template`, if it can be written as one."""
+        return None if self._jinja is None else self._jinja()
+
+    def _ids(self, batch: Sequence[list[Turn]]) -> Iterator[list[Ids]]:
+        """`(prompt ids, reply ids)` of every turn of every conversation, tokenised in one go."""
+        segments = [s for turns in batch for turn in turns for s in (*turn.prompt, *turn.reply)]
+        encoded = iter(self._encoder.encode(segments))
+        for turns in batch:
+            yield [(_take(encoded, turn.prompt), _take(encoded, turn.reply)) for turn in turns]
+
+
+def _take(encoded: Iterator[list[int]], segments: Sequence[Segment]) -> list[int]:
+    """The ids of the next `len(segments)` segments, joined."""
+    ids: list[int] = []
+    for _ in segments:
+        ids += next(encoded)
+    return ids
+
+
+def _join(
+    turns: Sequence[Turn],
+    ids: Sequence[Ids],
+    kept: Sequence[tuple[int, int]],
+    end: list[int],
+    train_on_prompt: bool,
+    mask_history: bool,
+) -> Encoded:
+    """One conversation: what is kept of each turn, its labels, spans and weights.
+
+    `end` is the end-of-sequence id where it ends replies instead of a terminator, else empty.
+    """
+    input_ids: list[int] = []
+    labels: list[int] = []
+    weights: list[float] = []
+    spans: list[tuple[int, int, int, str]] = []
+    last = len(turns) - 1
+    ended: int | None = None  # the label that ends the reply before: learned from the next prompt's first token
+    ended_weight = 1.0
+    for number, (turn, (prompt, reply), (keep_prompt, keep_reply)) in enumerate(
+        zip(turns, ids, kept, strict=True)
+    ):
+        if not keep_prompt + keep_reply:
+            continue
+        trained = turn.trained if turn.trained is not None else not mask_history or number == last
+        start = len(input_ids)
+        middle = start + keep_prompt
+        stop = middle + keep_reply
+        input_ids += prompt[:keep_prompt] + reply[:keep_reply]
+        labels += prompt[:keep_prompt] if train_on_prompt else [IGNORED] * keep_prompt
+        labels += reply[:keep_reply] if trained else [IGNORED] * keep_reply
+        weights += [1.0] * keep_prompt + [turn.weight] * keep_reply
+        if ended is not None and keep_prompt:
+            labels[start], weights[start] = ended, ended_weight
+        ended = end[0] if end and trained else None
+        ended_weight = turn.weight
+        spans += [(start, middle, number, "prompt"), (middle, stop, number, "reply")]
+    if end:
+        input_ids += end
+        labels.append(IGNORED if ended is None else ended)
+        weights.append(ended_weight)
+        if spans:
+            start, stop, number, part = spans[-1]
+            spans[-1] = (start, stop + 1, number, part)
+    return Encoded(
+        input_ids=input_ids,
+        labels=labels,
+        spans=spans,
+        weights=weights if any(weight != 1.0 for weight in weights) else None,
+        dropped=sum(len(prompt) + len(reply) for prompt, reply in ids) + len(end) - len(input_ids),
+    )
