@@ -23,6 +23,8 @@ class ModelBundle:
     processor: Any = None
     role: str = "policy"
     """`policy` is what is trained or talks; `reference`, `reward`, `teacher` are loaded beside it."""
+    new_tokens: tuple[int, ...] = ()
+    """Ids that the model plugin added to the vocabulary: adapters train and save their embeddings."""
 
     def replace(self, **changes: Any) -> ModelBundle:
         """A copy with some fields changed."""

@@ -1,0 +1,32 @@
+"""What a model family is: a frozen value with the hook. Not a plugin; a library of this folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tkernel import ModelBundle, hookimpl
+from tkernel.types.requests import ModelRequest
+from tkernel_plugins.models.options import ModelOptions
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model plugin: its name (a `model_type` of transformers) and what is known about such models.
+
+    `default_template` is used when the model brings no chat template, `lora_targets` are its linear
+    layers without the output head (empty: found in the model), `media` names its media processor.
+    """
+
+    name: str
+    default_template: str = "auto"
+    lora_targets: tuple[str, ...] = ()
+    media: str | None = None
+
+    Options = ModelOptions
+
+    @hookimpl
+    def load_model(self, request: ModelRequest) -> ModelBundle:
+        """Load from a folder, the hub or a GGUF file; see `tkernel_plugins.models.loading`."""
+        from tkernel_plugins.models.loading import load
+
+        return load(request)
