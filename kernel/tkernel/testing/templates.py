@@ -1,0 +1,345 @@
+"""The contract of template plugins (`render_template`)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from tkernel.errors import DataError, TkError
+from tkernel.testing import tiny
+from tkernel.testing.contract import Contract
+from tkernel.types.conversation import Conversation, Message, ToolCall, message_to_dict
+from tkernel.types.facts import ModelFacts
+from tkernel.types.rendering import Encoded, Renderer
+from tkernel.types.requests import TemplateRequest
+
+IGNORED = -100
+WEATHER = {
+    "name": "get_weather",
+    "description": "The weather of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+
+def _conversation(*messages: tuple[str, str], **fields: Any) -> Conversation:
+    return Conversation(tuple(Message(role, content) for role, content in messages), **fields)
+
+
+ONE_TURN = _conversation(("user", "Who runs the inn?"), ("assistant", "The user 12 does."))
+THREE_TURNS = _conversation(
+    ("system", "You answer in one line."),
+    ("user", "Hello there"),
+    ("assistant", "Good morning, naïve 😀 friend!"),
+    ("user", "Say 12 1212\n\nand then stop"),
+    ("assistant", "12 1212\n\n  stopped"),
+    ("user", "Thanks"),
+    ("assistant", "You are welcome."),
+)
+
+
+class TemplateContract(Contract):
+    """Ids, labels, text, prompts and parsing of a template, on the tiny tokenizer."""
+
+    kind = "template"
+    special_tokens: ClassVar[tuple[str, ...]] = tiny.SPECIAL_TOKENS
+    """Special tokens of the tokenizer that the template is rendered with."""
+    reply_prefix: ClassVar[str] = r"\s*(<think>\s*</think>\s*)?"
+    """What may stand between the start of a supervised stretch and the reply's text."""
+    separator: ClassVar[str] = r"\s*"
+    """What may follow a reply's terminator inside the supervised stretch."""
+    efficient_eos: ClassVar[bool] = False
+    """Replies have no terminator of their own; after an earlier one, the end-of-sequence token is
+    learned in place of the next prompt's first token."""
+
+    def renderer(self, tokenizer: Any = None) -> Renderer:
+        """Call the hook."""
+        tokenizer = tokenizer if tokenizer is not None else tiny.make_tokenizer(self.special_tokens)
+        facts = ModelFacts("tiny", "memory", None, "llama", chat_template=tokenizer.chat_template)
+        request = TemplateRequest(self.name, tokenizer, facts, self.bound_options())
+        renderer: Renderer = self.provider.render_template(request)
+        self.tokenizer = tokenizer
+        return renderer
+
+    def decode(self, ids: list[int]) -> str:
+        """Ids as text, special tokens spelled out."""
+        text: str = self.tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def test_supervises_exactly_the_reply_and_its_terminator(self) -> None:
+        """The supervised stretches are the replies, each followed by a stop token, and nothing else."""
+        renderer = self.renderer()
+        encoded = renderer.encode([THREE_TURNS])[0]
+        replies = [message.content for message in THREE_TURNS.messages if message.role == "assistant"]
+        stretches = [self.decode(ids) for ids in _supervised(encoded)]
+        stops = "|".join(re.escape(self.decode([stop])) for stop in renderer.stop_ids)
+        assert len(stretches) == len(replies)
+        for stretch, reply in zip(stretches, replies, strict=True):
+            pattern = f"{self.reply_prefix}{re.escape(reply)}\\s*({stops}){self.separator}"
+            assert re.fullmatch(pattern, stretch), f"{stretch!r} is not {reply!r} and its terminator"
+
+    def test_replies_end_with_a_stop_id(self) -> None:
+        """What an engine stops at is what training teaches: each reply contains one stop id, at its end."""
+        renderer = self.renderer()
+        stops = set(renderer.stop_ids)
+        assert stops
+        for ids in _supervised(renderer.encode([THREE_TURNS])[0]):
+            at = [position for position, token in enumerate(ids) if token in stops]
+            assert len(at) == 1
+            assert self.decode(ids[at[0] + 1 :]).strip() == ""
+
+    def test_stop_words_and_stop_ids_are_the_same_tokens(self) -> None:
+        """`stop_words` are the tokens of `stop_ids`."""
+        renderer = self.renderer()
+        assert [self.tokenizer.convert_tokens_to_ids(word) for word in renderer.stop_words] == list(
+            renderer.stop_ids
+        )
+
+    def test_labels_are_the_ids_or_masked(self) -> None:
+        """As many labels as ids, each either the id at its place or -100."""
+        for encoded in self.renderer().encode([ONE_TURN, THREE_TURNS]):
+            assert len(encoded.labels) == len(encoded.input_ids)
+            if not self.efficient_eos:
+                pairs = zip(encoded.input_ids, encoded.labels, strict=True)
+                assert all(label in (IGNORED, token) for token, label in pairs)
+
+    def test_training_ids_are_prompt_ids_plus_reply_ids(self) -> None:
+        """What an engine is fed is what the model was trained on: the prompt's ids are a prefix of the
+        training ids, and the rest of them is the reply, all of it supervised."""
+        renderer = self.renderer()
+        for conversation, mask_history in ((ONE_TURN, False), (ONE_TURN, True), (THREE_TURNS, True)):
+            encoded = renderer.encode([conversation], mask_history=mask_history)[0]
+            asked = conversation.replace(messages=conversation.messages[:-1])
+            prompt = renderer.prompt_ids(asked)
+            assert encoded.input_ids[: len(prompt)] == prompt
+            assert encoded.labels[: len(prompt)] == [IGNORED] * len(prompt)
+            assert encoded.labels[len(prompt) :] == encoded.input_ids[len(prompt) :]
+            assert len(encoded.labels) > len(prompt)
+
+    def test_text_is_the_decoded_ids(self) -> None:
+        """`text` and `encode` say the same."""
+        renderer = self.renderer()
+        for conversation in (ONE_TURN, THREE_TURNS):
+            ids = renderer.encode([conversation])[0].input_ids
+            if self.efficient_eos:
+                ids = ids[:-1]
+            assert self.decode(ids) == renderer.text(conversation)
+
+    def test_nothing_that_was_said_is_missing(self) -> None:
+        """The text contains every message, in order."""
+        text = self.renderer().text(THREE_TURNS)
+        positions = [text.find(message.content) for message in THREE_TURNS.messages]
+        assert -1 not in positions
+        assert positions == sorted(positions)
+
+    def test_special_tokens_typed_by_a_user_stay_text(self) -> None:
+        """Text in the data that looks like a special token is never encoded as one, in any role."""
+        renderer = self.renderer()
+        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
+        typed = " and ".join(self.tokenizer.convert_ids_to_tokens(sorted(special)))
+        for position, message in enumerate(THREE_TURNS.messages):
+            plain, spiked = (
+                _with_content(THREE_TURNS, position, f"say {text} now") for text in ("x", typed)
+            )
+            expected, found = (
+                [token for token in renderer.encode([c])[0].input_ids if token in special]
+                for c in (plain, spiked)
+            )
+            assert found == expected, f"typed in a {message.role} message"
+            assert typed in self.decode(renderer.encode([spiked])[0].input_ids)
+
+    def test_batch_equals_single(self) -> None:
+        """Encoding many conversations at once gives what encoding each alone gives."""
+        renderer = self.renderer()
+        batch = [ONE_TURN, THREE_TURNS, _with_content(ONE_TURN, 1, "Nobody, 12."), THREE_TURNS]
+        assert renderer.encode(batch) == [renderer.encode([conversation])[0] for conversation in batch]
+
+    def test_earlier_turns_do_not_depend_on_later_ones(self) -> None:
+        """The first turns of a conversation encode to a prefix of the whole."""
+        renderer = self.renderer()
+        whole = renderer.encode([THREE_TURNS])[0]
+        for end in (3, 5):
+            part = renderer.encode([THREE_TURNS.replace(messages=THREE_TURNS.messages[:end])])[0]
+            ids = part.input_ids[:-1] if self.efficient_eos else part.input_ids
+            assert whole.input_ids[: len(ids)] == ids
+
+    def test_mask_history_supervises_the_last_reply_alone(self) -> None:
+        """With `mask_history` one stretch is supervised: the last reply."""
+        renderer = self.renderer()
+        stretches = list(_supervised(renderer.encode([THREE_TURNS], mask_history=True)[0]))
+        assert len(stretches) == 1
+        assert THREE_TURNS.messages[-1].content in self.decode(stretches[0])
+
+    def test_train_on_prompt_supervises_everything(self) -> None:
+        """With `train_on_prompt` every id is learned, or the template says that it cannot."""
+        renderer = self.renderer()
+        try:
+            encoded = renderer.encode([THREE_TURNS], train_on_prompt=True)[0]
+        except TkError:
+            pytest.skip("the template refuses train_on_prompt")
+        assert encoded.labels == encoded.input_ids
+
+    def test_the_train_flag_decides_for_its_message(self) -> None:
+        """`train: false` masks one reply; `train: true` keeps one that `mask_history` would mask."""
+        renderer = self.renderer()
+        off = _with_train(THREE_TURNS, 4, False)
+        stretches = [self.decode(ids) for ids in _supervised(renderer.encode([off])[0])]
+        assert len(stretches) == 2
+        assert not any("stopped" in stretch for stretch in stretches)
+        on = _with_train(THREE_TURNS, 4, True)
+        stretches = [self.decode(ids) for ids in _supervised(renderer.encode([on], mask_history=True)[0])]
+        assert len(stretches) == 2
+        assert "stopped" in stretches[0]
+
+    def test_weights_are_those_of_the_messages(self) -> None:
+        """A message's weight is on every token of its reply; without any, there are no weights."""
+        renderer = self.renderer()
+        messages = list(THREE_TURNS.messages)
+        messages[4] = Message("assistant", messages[4].content, weight=0.25)
+        weighted = renderer.encode([THREE_TURNS.replace(messages=tuple(messages))])[0]
+        assert renderer.encode([THREE_TURNS])[0].weights is None
+        assert weighted.weights is not None
+        learned = [
+            weight
+            for weight, label in zip(weighted.weights, weighted.labels, strict=True)
+            if label != IGNORED
+        ]
+        lengths = [len(ids) for ids in _supervised(weighted)]
+        assert learned == [1.0] * lengths[0] + [0.25] * lengths[1] + [1.0] * lengths[2]
+
+    def test_truncation_keeps_the_limit_and_the_labels(self) -> None:
+        """At most `cutoff_len` ids remain, in their order, each with the label that it had."""
+        renderer = self.renderer()
+        whole = renderer.encode([THREE_TURNS])[0]
+        full = list(zip(whole.input_ids, whole.labels, strict=True))
+        for cutoff in (len(full) + 5, len(full), len(full) - 1, len(full) // 2, 20, 7):
+            encoded = renderer.encode([THREE_TURNS], cutoff_len=cutoff)[0]
+            assert len(encoded.input_ids) <= cutoff
+            assert encoded.dropped == len(full) - len(encoded.input_ids)
+            assert cutoff < len(full) or encoded == whole
+            rest = iter(full)
+            assert all(pair in rest for pair in zip(encoded.input_ids, encoded.labels, strict=True))
+
+    def test_spans_cover_the_ids_and_separate_prompts_from_replies(self) -> None:
+        """Spans follow one another from the first id to the last; the supervised ones are the replies."""
+        encoded = self.renderer().encode([THREE_TURNS])[0]
+        ends = [span[1] for span in encoded.spans]
+        assert [span[0] for span in encoded.spans] == [0, *ends[:-1]]
+        assert ends[-1] in (len(encoded.input_ids), len(encoded.input_ids) - self.efficient_eos)
+        assert [span[2:] for span in encoded.spans] == [
+            (turn, part) for turn in range(3) for part in ("prompt", "reply")
+        ]
+        if not self.efficient_eos:
+            for start, end, _, part in encoded.spans:
+                assert (encoded.labels[start:end] == encoded.input_ids[start:end]) == (part == "reply")
+
+    def test_a_reply_parses_back_to_its_message(self) -> None:
+        """What the template writes for a reply, reasoning and tool calls included, it reads back."""
+        renderer = self.renderer()
+        calls = (ToolCall("get_weather", json.dumps({"city": "Paris"})),)
+        replies = (
+            Message("assistant", "The user 12 does."),
+            Message("assistant", "Four.", reasoning="Two and two."),
+            Message("assistant", "", tool_calls=calls),
+        )
+        for reply in replies:
+            conversation = Conversation((Message("user", "Well?"), reply), (WEATHER,) if reply.tool_calls else ())
+            try:
+                ids = renderer.encode([conversation])[0].input_ids
+            except TkError:
+                assert reply.tool_calls or reply.reasoning, "a plain reply cannot be refused"
+                continue
+            prompt = renderer.prompt_ids(conversation.replace(messages=conversation.messages[:1]))
+            # An engine hands over the reply without the special tokens of its end.
+            text = self.decode(_until_stop(ids[len(prompt) :], renderer.stop_ids))
+            parsed = renderer.parse_reply(text)
+            assert parsed.role == "assistant"
+            assert parsed.content.strip() == reply.content
+            if reply.reasoning is not None and reply.reasoning in text:
+                assert (parsed.reasoning or "").strip() == reply.reasoning
+            assert [(c.name, json.loads(c.arguments)) for c in parsed.tool_calls] == [
+                (c.name, json.loads(c.arguments)) for c in reply.tool_calls
+            ]
+
+    def test_tools_are_rendered_or_refused(self) -> None:
+        """The tools of a conversation are in its text, or the template says that it has no place for them."""
+        renderer = self.renderer()
+        try:
+            text = renderer.text(ONE_TURN.replace(tools=(WEATHER,)))
+        except TkError:
+            return
+        assert "get_weather" in text
+        assert "The weather of a city" in text
+
+    def test_roles_out_of_order_are_rendered_or_refused(self) -> None:
+        """An order of roles that the template cannot render is a DataError; no message disappears."""
+        renderer = self.renderer()
+        for conversation in (
+            _conversation(("user", "first words"), ("user", "second words"), ("assistant", "third words")),
+            _conversation(("assistant", "first words"), ("user", "second words"), ("assistant", "third words")),
+        ):
+            try:
+                text = renderer.text(conversation)
+            except DataError:
+                continue
+            assert all(message.content in text for message in conversation.messages)
+        with pytest.raises(DataError):
+            renderer.text(Conversation(()))
+
+    def test_added_tokens_are_named(self) -> None:
+        """Tokens that the template adds to a tokenizer without them are listed in `added_tokens`."""
+        tokenizer = tiny.make_tokenizer(("<s>", "</s>", "<|im_end|>"))
+        before = set(tokenizer.get_vocab())
+        renderer = self.renderer(tokenizer)
+        assert set(tokenizer.get_vocab()) - before == set(renderer.added_tokens)
+
+    def test_jinja_says_the_same(self) -> None:
+        """Where the template can be written as Jinja, Jinja renders the same text and the same prompt."""
+        renderer = self.renderer()
+        source = renderer.jinja()
+        if source is None:
+            pytest.skip("the template has no Jinja form")
+        for conversation in (ONE_TURN, THREE_TURNS):
+            messages = [
+                {"role": m["role"], "content": m["content"]}
+                for m in map(message_to_dict, conversation.messages)
+            ]
+            kwargs = {"chat_template": source, "tokenize": False}
+            asked = conversation.replace(messages=conversation.messages[:-1])
+            assert self.tokenizer.apply_chat_template(messages, **kwargs) == renderer.text(conversation)
+            assert self.tokenizer.apply_chat_template(
+                messages[:-1], add_generation_prompt=True, **kwargs
+            ) == self.decode(renderer.prompt_ids(asked))
+
+
+def _supervised(encoded: Encoded) -> Iterator[list[int]]:
+    """The ids of each stretch of labels that are learned."""
+    stretch: list[int] = []
+    for label in [*encoded.labels, IGNORED]:
+        if label != IGNORED:
+            stretch.append(label)
+        elif stretch:
+            yield stretch
+            stretch = []
+
+
+def _until_stop(ids: list[int], stop_ids: tuple[int, ...]) -> list[int]:
+    stops = [position for position, token in enumerate(ids) if token in stop_ids]
+    return ids[: stops[0]] if stops else ids
+
+
+def _with_content(conversation: Conversation, position: int, content: str) -> Conversation:
+    messages = list(conversation.messages)
+    messages[position] = Message(messages[position].role, content)
+    return conversation.replace(messages=tuple(messages))
+
+
+def _with_train(conversation: Conversation, position: int, train: bool) -> Conversation:
+    messages = list(conversation.messages)
+    messages[position] = Message(messages[position].role, messages[position].content, train=train)
+    return conversation.replace(messages=tuple(messages))
