@@ -1,0 +1,52 @@
+"""Stage `sft`: supervised fine-tuning on conversations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tkernel import StageResult, hookimpl
+from tkernel.types.requests import StageRequest
+from tkernel_plugins.data.options import PrepareOptions
+from tkernel_plugins.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class Options(PrepareOptions, TrainingOptions):
+    """Options of `stage: sft`."""
+
+
+class SupervisedFineTuning:
+    """Next-token prediction on the replies, with `transformers.Trainer` in its own random order."""
+
+    name = "sft"
+    Options = Options
+    rows = "supervised"
+    training_arguments = "transformers.training_args:TrainingArguments"
+
+    @hookimpl
+    def train_stage(self, request: StageRequest) -> StageResult:
+        """Check the arguments, prepare the data, train, evaluate, save."""
+        from tkernel_plugins.data import prepare
+        from tkernel_plugins.training.arguments import build_arguments, resume_of
+        from tkernel_plugins.training.saving import processing_class
+        from tkernel_plugins.training.session import run
+        from tkernel_plugins.training.trainer import SupervisedTrainer
+
+        arguments = build_arguments(request)
+        resume = resume_of(request)
+        prepared = prepare(request)
+        trainer = SupervisedTrainer(
+            request.bundle.module,
+            arguments,
+            loss=request.slots.take("loss"),
+            optimizer=request.slots.take("optimizer"),
+            accuracy=request.options.compute_accuracy,
+            train_dataset=prepared.train,
+            eval_dataset=prepared.eval,
+            data_collator=prepared.collator,
+            processing_class=processing_class(request.bundle, request.renderer),
+        )
+        return run(trainer, request, resume=resume, data=prepared.report.lines())
+
+
+STAGE = SupervisedFineTuning()

@@ -1,0 +1,36 @@
+"""What a run leaves in `output_dir` so that the model can be used: tokenizer, generation config."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from tkernel.types.bundle import ModelBundle
+from tkernel.types.rendering import Renderer
+
+
+def processing_class(bundle: ModelBundle, renderer: Renderer) -> Any:
+    """A copy of the processor (else the tokenizer) whose chat template is that of the run."""
+    chosen = copy.deepcopy(bundle.processor if bundle.processor is not None else bundle.tokenizer)
+    template = renderer.jinja()
+    if template is not None:
+        chosen.chat_template = template
+        if getattr(chosen, "tokenizer", None) is not None:
+            chosen.tokenizer.chat_template = template
+    return chosen
+
+
+def save_generation_config(module: Any, renderer: Renderer, output_dir: Path) -> None:
+    """Write `generation_config.json` whose end-of-sequence ids are the template's stop ids."""
+    model = module.get_base_model() if hasattr(module, "get_base_model") else module
+    config = copy.deepcopy(getattr(model, "generation_config", None))
+    if config is None:
+        return
+    if renderer.stop_ids:
+        config.eos_token_id = list(renderer.stop_ids)
+    if not config.do_sample and any(
+        getattr(config, k) is not None for k in ("temperature", "top_p", "top_k")
+    ):
+        config.do_sample = True  # values for sampling without sampling are refused on saving
+    config.save_pretrained(output_dir)

@@ -1,0 +1,88 @@
+"""The ten lines before step 1: what is trained on what, how, and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tkernel.types.requests import StageRequest
+from tkernel_plugins.training.arguments import precision
+
+
+def parameter_counts(module: torch.nn.Module) -> tuple[int, int]:
+    """Trainable parameters and all of them."""
+    counts = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
+
+
+def adapter_words(request: StageRequest) -> str:
+    """The adapter in a word or two: `lora rank 8`, `full`."""
+    name = str(request.settings.get("finetuning_type") or "lora")
+    config = getattr(request.bundle.module, "peft_config", None)
+    if not config:
+        return name
+    first = next(iter(config.values()))
+    rank = getattr(first, "r", None)
+    return f"{name} rank {rank}" if rank else name
+
+
+def device_words(args: TrainingArguments) -> str:
+    """The device, and of how many."""
+    if args.device.type != "cuda":
+        return f"{args.device.type}, {torch.get_num_threads()} threads"
+    name, seen = torch.cuda.get_device_name(args.device), torch.cuda.device_count()
+    unused = f"; {seen - args.world_size} more unused, start with torchrun" if seen > args.world_size else ""
+    return f"{args.device} {name}{unused}"
+
+
+class Summary(TrainerCallback):  # type: ignore[misc]
+    """Prints the screen when training begins, when the number of steps is known."""
+
+    def __init__(self, request: StageRequest, data: Sequence[str], notes: Sequence[str] = ()) -> None:
+        self.request = request
+        self.data = data
+        self.notes = notes
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Print."""
+        if not state.is_world_process_zero:
+            return
+        for name, text in self.rows(args, state):
+            print(f"{name:<10} {text}")
+        print(flush=True)
+
+    def rows(self, args: TrainingArguments, state: TrainerState) -> list[tuple[str, str]]:
+        """Name and text of each line."""
+        bundle = self.request.bundle
+        trained, total = parameter_counts(bundle.module)
+        batch, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        devices = args.world_size
+        scheduler = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        resumed = f", going on after step {state.global_step}" if state.global_step else ""
+        rows = [
+            ("model", f"{bundle.facts.name} ({bundle.facts.model_type}, {total:,} parameters)"),
+            (
+                "trained",
+                f"{adapter_words(self.request)}: {trained:,} parameters ({100 * trained / max(total, 1):.2f} %)",
+            ),
+            ("template", self.request.renderer.name),
+            *(("data", line) for line in self.data),
+            (
+                "batch",
+                f"{batch} x {accumulated} accumulated x {devices} devices = {batch * accumulated * devices}",
+            ),
+            ("steps", f"{state.max_steps} ({state.num_train_epochs} epochs){resumed}"),
+            (
+                "learning",
+                f"rate {args.learning_rate:g}, {scheduler}, {getattr(args.optim, 'value', args.optim)}",
+            ),
+            ("precision", precision(args, bundle.module)),
+            ("device", device_words(args)),
+            ("output", str(args.output_dir)),
+        ]
+        return rows + [("note", note) for note in self.notes]
