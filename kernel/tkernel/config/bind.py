@@ -1,0 +1,276 @@
+"""Settings into the typed options of each plugin; no key is ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tkernel.config.convert import annotation_of, convert
+from tkernel.config.options import RunOptions
+from tkernel.config.owners import Installed
+from tkernel.config.read import Setting
+from tkernel.config.renames import RENAMES, Rename
+from tkernel.config.settle import Settings
+from tkernel.config.training_arguments import Arguments
+from tkernel.config.unknown import activates_extension, explain
+from tkernel.errors import ConfigError, Problem, TkError
+
+KERNEL = "the kernel"
+
+RANGES: Mapping[str, Mapping[str, float]] = {
+    "adam_beta1": {"ge": 0, "lt": 1},
+    "adam_beta2": {"ge": 0, "lt": 1},
+    "adam_epsilon": {"gt": 0},
+    "dataloader_num_workers": {"ge": 0},
+    "dataloader_prefetch_factor": {"ge": 1},
+    "ddp_timeout": {"gt": 0},
+    "eval_accumulation_steps": {"ge": 1},
+    "eval_delay": {"ge": 0},
+    "eval_steps": {"gt": 0},
+    "gradient_accumulation_steps": {"ge": 1},
+    "label_smoothing_factor": {"ge": 0, "le": 1},
+    "learning_rate": {"ge": 0},
+    "logging_steps": {"gt": 0},
+    "max_grad_norm": {"ge": 0},
+    "max_steps": {"ge": -1},
+    "neftune_noise_alpha": {"ge": 0},
+    "num_train_epochs": {"gt": 0},
+    "per_device_eval_batch_size": {"ge": 1},
+    "per_device_train_batch_size": {"ge": 1},
+    "save_steps": {"gt": 0},
+    "save_total_limit": {"ge": 1},
+    "torch_empty_cache_steps": {"ge": 1},
+    "warmup_steps": {"ge": 0},
+    "weight_decay": {"ge": 0},
+}
+"""Bounds that training arguments do not declare themselves."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A chosen plugin whose options a run has."""
+
+    label: str
+    """`adapter:lora`."""
+    distribution: str
+    options: type[Any] | None
+    """A frozen dataclass. A field may bound a number with `metadata={"ge": 1}` (`ge`, `gt`, `le`, `lt`)."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key that this run has, and its owner."""
+
+    name: str
+    owner: str
+    """A plugin's label, `the kernel`, or the training arguments' `module:Class`."""
+    distribution: str
+    annotation: Any
+    default: str
+    bounds: Mapping[str, Any] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
+    declared_by: type[Any] | None = None
+    """The dataclass that declares it; None for training arguments."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A configuration in which every key has found its owner."""
+
+    run: RunOptions
+    arguments: Mapping[str, Any]
+    """The training arguments that were set, in their types, under the installed class's names."""
+    environment: Mapping[str, str]
+    """Variables that replace dropped arguments; to be set before the stage runs."""
+    notes: tuple[str, ...]
+    """What the user should know: renamed keys, keys that ask for nothing. Each once."""
+    keys: Mapping[str, Key]
+    """Every key that could have been set, with its owner."""
+    instances: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self, label: str) -> Any:
+        """The `Options` instance of plugin `label`; None if it declares none or is not in the run."""
+        return self.instances.get(label)
+
+
+def run_options(settings: Settings) -> tuple[RunOptions, list[Problem]]:
+    """The kernel's own options, before any plugin is chosen; what is wrong is left at its default."""
+    problems: list[Problem] = []
+    values = _values(settings, _keys_of(KERNEL, "tkernel", RunOptions), problems)
+    return RunOptions(**values), problems
+
+
+def bind(
+    settings: Settings,
+    owners: Sequence[Owner],
+    arguments: Arguments | None = None,
+    *,
+    installed: Sequence[Installed] = (),
+    problems: Sequence[Problem] = (),
+) -> Bound:
+    """Give every setting to its owner, validated.
+
+    Args:
+        owners: the chosen plugins and active extensions.
+        arguments: the training arguments of the stage; an option of a plugin hides one of the same name.
+        installed: all plugins, for the message on a key that one of the others owns. They are imported
+            only then, in a child process.
+        problems: found elsewhere (choosing, datasets), to be reported together with these.
+
+    Raises:
+        ConfigError: with all problems, those of reading the settings included.
+    """
+    found = [*settings.problems, *problems]
+    notes: list[str] = []
+    keys = {key.name: key for key in _argument_keys(arguments)}
+    per_owner = {owner.label: _keys_of(owner.label, owner.distribution, owner.options) for owner in owners}
+    kernel = _keys_of(KERNEL, "tkernel", RunOptions)
+    for key in (key for group in [*per_owner.values(), kernel] for key in group.values()):
+        other = keys.get(key.name)
+        if other is not None and other.declared_by not in (None, key.declared_by):
+            found.append(_two_owners(other, key))
+        keys[key.name] = key
+    settings, environment = _rename(settings, keys, found, notes)
+    run = RunOptions(**_values(settings, kernel, found))
+    instances: dict[str, Any] = {}
+    for owner in owners:
+        before = len(found)
+        values = _values(settings, per_owner[owner.label], found)
+        if owner.options is not None and len(found) == before:
+            instances[owner.label] = _instance(owner, values, found)
+    rest = {name: key for name, key in keys.items() if key.declared_by is None}
+    typed = _values(settings, rest, found)
+    unowned = [settings.setting(key) for key in settings if key not in keys]
+    unowned = [setting for setting in unowned if not activates_extension(setting, installed)]
+    if unowned:
+        labels = [owner.label for owner in owners]
+        explained, accepted = explain(unowned, keys, labels, installed, settings)
+        found += explained
+        notes += accepted
+    if found:
+        raise ConfigError(list(dict.fromkeys(found)))
+    return Bound(run, typed, environment, tuple(dict.fromkeys(notes)), keys, instances)
+
+
+def _keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[str, Key]:
+    if options is None:
+        return {}
+    try:
+        hints = typing.get_type_hints(options)
+    except NameError as error:
+        message = f"the options of {label} ({distribution}) cannot be read: {error}"
+        raise ConfigError(
+            [Problem(message, hint="Import the names of its annotations at run time.")]
+        ) from error
+    keys = {}
+    for item in dataclasses.fields(options):
+        bases = [base for base in options.__mro__ if item.name in inspect.get_annotations(base)]
+        default = "" if item.default is dataclasses.MISSING else repr(item.default)
+        keys[item.name] = Key(
+            item.name, label, distribution, hints[item.name], default, item.metadata, (), bases[-1]
+        )
+    return keys
+
+
+def _argument_keys(arguments: Arguments | None) -> list[Key]:
+    if arguments is None:
+        return []
+    package = arguments.target.partition(".")[0]
+    keys = []
+    for item in arguments.fields.values():
+        annotation = annotation_of(item.annotation)
+        if item.default == "None":
+            annotation = annotation | None if annotation is not Any else Any
+        elif item.choices and annotation is Any:
+            annotation = str
+        bounds = RANGES.get(item.name, {})
+        default = item.default or ""
+        keys.append(Key(item.name, arguments.target, package, annotation, default, bounds, item.choices))
+    return keys
+
+
+def _values(settings: Settings, keys: Mapping[str, Key], problems: list[Problem]) -> dict[str, Any]:
+    values = {}
+    for name, key in keys.items():
+        if name in settings:
+            value, problem = convert(settings.setting(name), key.annotation, key.bounds, key.choices)
+            if problem is not None:
+                problems.append(problem)
+            else:
+                values[name] = value
+    return values
+
+
+def _instance(owner: Owner, values: Mapping[str, Any], problems: list[Problem]) -> Any:
+    assert owner.options is not None
+    try:
+        return owner.options(**values)
+    except ConfigError as error:  # its __post_init__ found keys that do not go together
+        problems.extend(error.problems)
+    except TkError as error:
+        problems.append(Problem(f"{owner.label}: {error.message}", hint=error.hint))
+    except (ValueError, TypeError) as error:
+        problems.append(Problem(f"{owner.label}: {error}"))
+    return None
+
+
+def _two_owners(first: Key, second: Key) -> Problem:
+    message = (
+        f"both {first.owner} ({first.distribution}) and {second.owner} ({second.distribution}) "
+        f"declare the key {first.name!r}, and a key has one owner"
+    )
+    hint = "Leave one of them out of the run, or let both inherit the dataclass that declares it."
+    return Problem(message, key=first.name, hint=hint)
+
+
+def _rename(
+    settings: Settings, keys: Mapping[str, Key], problems: list[Problem], notes: list[str]
+) -> tuple[Settings, dict[str, str]]:
+    """Settings under the names of the installed training arguments, and variables for those without one."""
+    kept: list[Setting] = []
+    environment: dict[str, str] = {}
+    for name in settings:
+        setting = settings.setting(name)
+        rename = RENAMES.get(name)
+        if name in keys or rename is None or not any(key.declared_by is None for key in keys.values()):
+            kept.append(setting)
+        elif rename.new is None:
+            problem, note = _only_behaviour(setting, rename)
+            problems += [problem] if problem else []
+            notes += [note] if note else []
+        elif rename.new in settings:
+            message = f"{name} is an older name of {rename.new}, which {settings.origin(rename.new)} sets too"
+            problems.append(Problem(message, setting.origin, name, "Keep one of the two."))
+        elif rename.new.startswith("$"):
+            if setting.value is not None:
+                environment[rename.new[1:]] = str(setting.value)
+                notes.append(f"{setting.origin}: {name} is now the environment variable {rename.new[1:]}")
+        else:
+            value, problem = setting.value, None
+            if rename.type is not None:
+                value, problem = convert(setting, rename.type, rename.bounds)
+            if problem is not None:
+                problems.append(problem)
+                continue
+            value = rename.values(value) if rename.values else value
+            text = None if rename.values else setting.text
+            kept.append(Setting(rename.new, value, setting.origin, text))
+            notes.append(f"{setting.origin}: {name} is now {rename.new}{_because(rename)}")
+    return Settings([kept]), environment
+
+
+def _only_behaviour(setting: Setting, rename: Rename) -> tuple[Problem | None, str | None]:
+    value = convert(setting, bool | None, {})[0] if isinstance(rename.same[0], bool) else setting.value
+    if value in rename.same:
+        note = f"{setting.origin}: {setting.key} is no longer needed{_because(rename)}"
+        return None, None if value is None else note
+    message = f"{setting.key} is gone from transformers{_because(rename)}"
+    return Problem(message, setting.origin, setting.key, "Take the line out."), None
+
+
+def _because(rename: Rename) -> str:
+    return f": {rename.note}" if rename.note else ""

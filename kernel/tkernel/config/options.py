@@ -1,0 +1,39 @@
+"""The keys that the kernel itself reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Which model, data and plugins a run has, and where its result goes."""
+
+    model_name_or_path: str | None = None
+    """A folder, a hub id, a `.gguf` file, or `package:name/file` for a file in an installed package."""
+    adapter_name_or_path: tuple[str, ...] = ()
+    """Folders of adapters of earlier runs, loaded in this order."""
+    stage: str = "sft"
+    """The stage plugin."""
+    finetuning_type: str = "lora"
+    """The adapter plugin."""
+    template: str | None = None
+    """The template plugin; unset: the model's own chat template."""
+    infer_backend: str = "huggingface"
+    """The engine plugin."""
+    dataset: tuple[str, ...] = ()
+    """Names of `dataset_info.json`, or paths, to train on."""
+    eval_dataset: tuple[str, ...] = ()
+    """The same, to evaluate on."""
+    dataset_dir: str = "data"
+    """The folder of `dataset_info.json`; `ONLINE` makes every dataset name a hub id."""
+    media_dir: str | None = None
+    """The folder that paths of images, videos and audio are relative to; unset: `dataset_dir`."""
+    output_dir: str | None = None
+    """Where checkpoints, logs, the lock and the trace are written."""
+    overwrite_output_dir: bool = False
+    """Allow an `output_dir` that has results of another run."""
+    seed: int = field(default=42, metadata={"ge": 0})
+    """Of initialisation, shuffling and sampling."""
+    plugins: tuple[str, ...] = ()
+    """Preferred plugins and active extensions, in the order in which extensions wrap."""

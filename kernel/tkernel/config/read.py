@@ -1,0 +1,225 @@
+"""Configuration files into settings that know their line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tkernel.config import json_text
+from tkernel.config.suggest import did_you_mean
+from tkernel.errors import Problem
+
+if TYPE_CHECKING:
+    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.nodes import Node
+
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key as it was written in one place."""
+
+    key: str
+    value: Any
+    origin: str
+    """`train.yaml:14`, `TK_ARG_SEED`, `command line` or `settings`."""
+    text: str | None = None
+    """A scalar exactly as written, so that `1.10` stays `1.10` where text is wanted."""
+
+
+def read_file(path: str | os.PathLike[str]) -> tuple[list[Setting], list[Problem]]:
+    """The top-level keys of a YAML or JSON file (by its suffix), and what is wrong with the file.
+
+    Numbers are YAML 1.2's (`1e-4` is a float); `yes`, `no`, `on`, `off` stay text until a boolean is
+    wanted. A key written twice is a problem, and its first value counts.
+    """
+    shown = str(path)
+    text, problem = read_text(Path(path), "configuration file")
+    if text is None:
+        return [], [problem] if problem else []
+    if shown.endswith(".json"):
+        return _read_json(text, shown)
+    return _read_yaml(text, shown)
+
+
+def read_text(path: Path, what: str, origin: str | None = None) -> tuple[str | None, Problem | None]:
+    """The UTF-8 text of a file (a byte order mark dropped), or the problem that there is none."""
+    try:
+        data = path.read_bytes()
+    except IsADirectoryError:
+        return None, Problem(f"{path} is a folder, and a {what} is wanted", origin)
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.parent.is_dir():
+            hint = f"There is no folder {path.parent}."
+        else:
+            hint = (
+                did_you_mean(path.name, os.listdir(path.parent)) or f"Look into the folder: ls {path.parent}"
+            )
+        return None, Problem(f"there is no {what} {path}", origin, hint=hint)
+    except OSError as error:
+        return None, Problem(f"cannot read {path}: {error.strerror}", origin)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return None, Problem(f"not a text file: byte {error.start} is not UTF-8", f"{path}:{line}")
+    if "\0" in text:
+        return None, Problem("not a text file: it has zero bytes", str(path))
+    return text, None
+
+
+def parse_value(text: str) -> Any:
+    """A value of the command line or the environment, read as YAML reads it in `key: value`.
+
+    Only lists, mappings and quoted text are parsed as such, so `--default_system 'You are: kind'` is text.
+    """
+    text = text.strip()
+    if text[:1] in ("[", "{", '"', "'"):
+        from ruamel.yaml.error import YAMLError
+
+        try:
+            node = _compose(text)
+            return text if node is None else _value(node, [])
+        except (YAMLError, ValueError):
+            return text
+    from ruamel.yaml.nodes import ScalarNode
+    from ruamel.yaml.resolver import VersionedResolver
+
+    return _scalar(VersionedResolver().resolve(ScalarNode, text, (True, False)), text)
+
+
+def _compose(text: str) -> Node | None:
+    from ruamel.yaml import YAML
+
+    node: Node | None = YAML(typ="safe", pure=True).compose(text)
+    return node
+
+
+def _read_yaml(text: str, shown: str) -> tuple[list[Setting], list[Problem]]:
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.nodes import MappingNode, ScalarNode
+
+    try:
+        root = _compose(text)
+    except MarkedYAMLError as error:
+        return [], [_syntax_problem(error, shown)]
+    except YAMLError as error:
+        return [], [Problem(f"not YAML: {str(error).splitlines()[0]}", shown)]
+    if root is None or (isinstance(root, ScalarNode) and root.tag == f"{_TAG}null"):
+        return [], []
+    if not isinstance(root, MappingNode):
+        kind = "a list" if root.tag == f"{_TAG}seq" else "a single value"
+        hint = "Write one `key: value` a line."
+        return [], [
+            Problem(f"the file holds {kind}, not keys", f"{shown}:{root.start_mark.line + 1}", hint=hint)
+        ]
+    settings: dict[str, Setting] = {}
+    problems: list[Problem] = []
+    for key, node, line in _pairs(root):
+        duplicates: list[tuple[str, int, int]] = []
+        value = _value(node, duplicates)
+        problems += [_duplicate(inner, f"{shown}:{at}", before) for inner, at, before in duplicates]
+        if key in settings:
+            problems.append(_duplicate(key, f"{shown}:{line}", int(settings[key].origin.rpartition(":")[2])))
+            continue
+        written = node.value if isinstance(node, ScalarNode) else None
+        settings[key] = Setting(key, value, f"{shown}:{line}", written)
+    return list(settings.values()), problems
+
+
+def _read_json(text: str, shown: str) -> tuple[list[Setting], list[Problem]]:
+    try:
+        root = json_text.loads(text)
+    except json.JSONDecodeError as error:
+        return [], [json_problem(error, shown)]
+    if not isinstance(root, json_text.LocatedObject):
+        return [], [Problem("the file holds no JSON object with keys", f"{shown}:1")]
+    settings = [Setting(key, value, f"{shown}:{root.lines[key]}") for key, value in root.items()]
+    return settings, [_duplicate(key, f"{shown}:{line}", first) for key, line, first in root.duplicates]
+
+
+def json_problem(error: json.JSONDecodeError, shown: str) -> Problem:
+    """A syntax error of a JSON file, with line and column."""
+    found = error.doc[error.pos : error.pos + 12].splitlines()
+    what = repr(found[0]) if found else "the end of the file" if error.pos >= len(error.doc) else "a line end"
+    message = f"not JSON: {error.msg[0].lower()}{error.msg[1:]}, found {what} in column {error.colno}"
+    return Problem(message, f"{shown}:{error.lineno}")
+
+
+def _duplicate(key: str, origin: str, first: int) -> Problem:
+    hint = "Keep one of the two lines."
+    return Problem(f"{key!r} is set twice; line {first} sets it too", origin, key, hint)
+
+
+def _syntax_problem(error: MarkedYAMLError, shown: str) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    origin = f"{shown}:{mark.line + 1}" if mark else shown
+    found = error.problem or error.context or "syntax error"
+    if "'\\t'" in found:
+        return Problem("a tab, where YAML wants spaces", origin, hint="Replace the tab by spaces.")
+    if "mapping values are not allowed" in found:
+        hint = (
+            "Put text that has a colon into quotes, indent keys alike, and write a space after each `key:`."
+        )
+        return Problem("a `:` that cannot be here", origin, hint=hint)
+    if error.context and error.context_mark and mark and error.context_mark.line != mark.line:
+        found += f" ({error.context} that starts in line {error.context_mark.line + 1})"
+    return Problem(f"not YAML: {found}", origin)
+
+
+def _pairs(mapping: Node) -> Iterator[tuple[str, Node, int]]:
+    """Keys (as text), values and lines of a mapping, those that `<<` merges in last."""
+    merged: list[Node] = []
+    seen: set[str] = set()
+    for key, value in mapping.value:
+        if key.tag == f"{_TAG}merge":
+            merged += value.value if value.tag == f"{_TAG}seq" else [value]
+            continue
+        name = key.value if isinstance(key.value, str) else str(_value(key, []))
+        seen.add(name)
+        yield name, value, key.start_mark.line + 1
+    for source in merged:
+        for name, value, line in _pairs(source):
+            if name not in seen:
+                seen.add(name)
+                yield name, value, line
+
+
+def _value(node: Node, duplicates: list[tuple[str, int, int]]) -> Any:
+    from ruamel.yaml.nodes import MappingNode, SequenceNode
+
+    if isinstance(node, SequenceNode):
+        return [_value(item, duplicates) for item in node.value]
+    if isinstance(node, MappingNode):
+        found: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key, item, line in _pairs(node):
+            if key in found:
+                duplicates.append((key, line, lines[key]))
+            else:
+                found[key], lines[key] = _value(item, duplicates), line
+        return found
+    return _scalar(node.tag, node.value)
+
+
+def _scalar(tag: str | None, text: str) -> Any:
+    """The value of a scalar; tags other than YAML's null, bool, int and float (dates, `!x`) stay text."""
+    plain = text.replace("_", "").lower()
+    match str(tag).removeprefix(_TAG):
+        case "null":
+            return None
+        case "bool":
+            return plain == "true"
+        case "int":
+            return int(plain, 0 if plain.lstrip("+-")[:2] in ("0x", "0o", "0b") else 10)
+        case "float" if plain.lstrip("+-") in (".inf", ".nan"):
+            return math.nan if "nan" in plain else math.copysign(math.inf, -1 if plain[0] == "-" else 1)
+        case "float":
+            return float(plain)
+    return text

@@ -1,0 +1,29 @@
+"""Near misses: what somebody probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def near(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Up to `limit` names of `known` that look like `word`, the nearest first.
+
+    Case and the choice between `-` and `_` do not count as differences.
+    """
+    folded: dict[str, str] = {}
+    for name in sorted(known):
+        folded.setdefault(_fold(name), name)
+    return [folded[match] for match in difflib.get_close_matches(_fold(word), folded, limit, cutoff=0.6)]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """`Did you mean 'a' or 'b'?`, or None where nothing is near."""
+    names = [repr(name) for name in near(word, known)]
+    if not names:
+        return None
+    return f"Did you mean {', '.join(names[:-1]) + ' or ' if names[1:] else ''}{names[-1]}?"
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("-", "_")

@@ -1,0 +1,127 @@
+"""Keys that nobody in the run owns: what was meant, who owns them, what asks for nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from tkernel.config.owners import Installed, options_of
+from tkernel.config.read import Setting
+from tkernel.config.settle import Settings
+from tkernel.config.suggest import did_you_mean, near
+from tkernel.errors import Problem
+
+CHOSEN_BY: Mapping[str, str] = {
+    "adapter": "finetuning_type",
+    "stage": "stage",
+    "template": "template",
+    "engine": "infer_backend",
+    "extension": "plugins",
+    "model": "model_name_or_path",
+    "media": "model_name_or_path",
+    "dataset": "dataset",
+}
+"""Kind of plugin -> the key that decides which one a run uses."""
+
+ABSENT: Mapping[str, str] = {
+    "megatron_bridge": "Megatron Bridge",
+    "mcore_adapter": "Megatron-Core",
+    "ktransformers": "KTransformers",
+    "hyper_parallel": "HyperParallel",
+    "v1": "LLaMA-Factory's own v1 kernels",
+}
+"""Groups of `llamafactory.json` that belong to systems which `tk` does not have."""
+
+
+def activates_extension(setting: Setting, installed: Sequence[Installed]) -> bool:
+    """Whether the key is `use_NAME` of an installed extension or distribution."""
+    name = setting.key.removeprefix("use_")
+    if name == setting.key:
+        return False
+    distributions = {f"tk-{name.replace('_', '-')}", name.replace("_", "-")}
+    return any(
+        plugin.label == f"extension:{name}" or plugin.distribution.lower().replace("_", "-") in distributions
+        for plugin in installed
+    )
+
+
+def explain(
+    unowned: Sequence[Setting],
+    known: Collection[str],
+    chosen: Sequence[str],
+    installed: Sequence[Installed],
+    settings: Settings,
+) -> tuple[list[Problem], list[str]]:
+    """Problems of keys without an owner, and notes on those of LLaMA-Factory that ask for nothing.
+
+    Args:
+        known: the keys of this run.
+        chosen: labels of its plugins, `adapter:lora`.
+        installed: all plugins; those that are not chosen are imported in a child process.
+    """
+    facts: dict[str, dict[str, Any]] = json.loads(
+        resources.files("tkernel.config").joinpath("llamafactory.json").read_text("utf-8")
+    )
+    elsewhere: dict[str, list[Installed]] = {}
+    if any(facts.get(setting.key, {}).get("group") not in ABSENT for setting in unowned):
+        others = [plugin for plugin in installed if plugin.label not in chosen]
+        for plugin, keys in options_of(others):
+            for key in keys:
+                elsewhere.setdefault(key, []).append(plugin)
+    problems: list[Problem] = []
+    asking_nothing: list[Setting] = []
+    for setting in unowned:
+        key, fact = setting.key, facts.get(setting.key)
+        if key in elsewhere:
+            problems.append(_of_another_plugin(setting, elsewhere[key], chosen, settings))
+        elif fact and setting.value == fact["default"] and type(setting.value) is type(fact["default"]):
+            asking_nothing.append(setting)
+        elif fact and fact["group"] in ABSENT:
+            message = f"{key} belongs to {ABSENT[fact['group']]}, which tk does not have"
+            problems.append(Problem(message, setting.origin, key, "Take the line out."))
+        elif fact:
+            message = f"{key} is a LLaMA-Factory key that no installed plugin provides"
+            problems.append(Problem(message, setting.origin, key, "What is installed: tk plugins list"))
+        else:
+            hint = did_you_mean(key, known) or _near_elsewhere(key, elsewhere) or did_you_mean(key, facts)
+            hint = hint or "The keys of this run and their owners: tk plan FILE --json"
+            problems.append(Problem(f"unknown key {key!r}", setting.origin, key, hint))
+    return problems, _notes(asking_nothing)
+
+
+def _of_another_plugin(
+    setting: Setting, plugins: Sequence[Installed], chosen: Sequence[str], settings: Settings
+) -> Problem:
+    first = plugins[0]
+    kind, _, name = first.label.partition(":")
+    owners = " and ".join(_named(plugin) for plugin in plugins[:3]) + (" and others" if plugins[3:] else "")
+    selector = CHOSEN_BY[kind]
+    here = [label for label in chosen if label.startswith(f"{kind}:")]
+    origin = settings.origin(selector)
+    where = f" ({selector} at {origin})" if origin else f" (the default of {selector})" if here else ""
+    message = f"{setting.key} belongs to {owners}; this run uses {' and '.join(here) or f'no {kind}'}{where}"
+    get = {
+        "extension": f"plugins: [{name}]",
+        "model": f"a model of type {name}",
+        "media": f"a model whose media {name} processes",
+        "dataset": f"data in the format {name}",
+    }.get(kind, f"{selector}: {name.partition('.')[0]}")
+    return Problem(message, setting.origin, setting.key, f"Take the line out, or use {get}.")
+
+
+def _named(plugin: Installed) -> str:
+    return plugin.label + ("" if plugin.distribution == "tkernel" else f" ({plugin.distribution})")
+
+
+def _near_elsewhere(key: str, elsewhere: Mapping[str, Sequence[Installed]]) -> str | None:
+    names = [f"{name!r} of {_named(elsewhere[name][0])}" for name in near(key, elsewhere, limit=1)]
+    return f"Did you mean {names[0]}, which this run does not use?" if names else None
+
+
+def _notes(settings: Sequence[Setting]) -> list[str]:
+    if not settings:
+        return []
+    keys = ", ".join(f"{setting.key} ({setting.origin})" for setting in settings)
+    return [f"at LLaMA-Factory's default, so nothing is asked for, and no plugin reads it: {keys}"]

@@ -1,0 +1,190 @@
+"""`run.lock.json`: what a run was made of, written so that it can be made again or be refused."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tkernel.config import json_text
+from tkernel.config.read import Setting, json_problem, read_text
+from tkernel.errors import LockMismatch, Problem
+from tkernel.types.plan import Choice, Plan
+
+SCHEMA = 1
+FILE_NAME = "run.lock.json"
+
+LIBRARIES = (
+    *("accelerate", "datasets", "numpy", "peft", "pluggy", "safetensors", "tkernel"),
+    *("tokenizers", "torch", "transformers", "trl"),
+)
+"""Distributions whose versions a lock records beside those of the plugins."""
+
+_SECTIONS = ("plan", "versions", "hashes", "seeds")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The content of a lock. `plan` maps `stage` or `dataset identity` to `dist==version:entry point`."""
+
+    settings: tuple[Setting, ...] = ()
+    """The configuration; the origins are lines of the lock."""
+    plan: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as the lock has it; None where it is not there."""
+
+    what: str
+    locked: Any
+    found: Any
+
+    def __str__(self) -> str:
+        return f"- {self.what}: {_shown(self.locked)}\n+ {self.what}: {_shown(self.found)}"
+
+
+def write_lock(
+    path: str | os.PathLike[str],
+    *,
+    settings: Iterable[Setting],
+    plan: Plan,
+    versions: Mapping[str, str],
+    hashes: Mapping[str, str],
+    seeds: Mapping[str, int],
+) -> None:
+    """Write a lock, keys sorted, in one step (never half a file).
+
+    A setting that JSON cannot hold (an object given from Python) is recorded by its type and cannot be
+    replayed. `choices` says in full, and for readers only, what `plan` says briefly.
+    """
+    content = {
+        "schema": SCHEMA,
+        "settings": {item.key: {"origin": item.origin, **_value(item.value)} for item in settings},
+        "plan": plan_of(plan),
+        "choices": [asdict(choice) for choice in (*plan.choices, *plan.extensions)],
+        "versions": dict(versions),
+        "hashes": dict(hashes),
+        "seeds": dict(seeds),
+    }
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    os.replace(draft, target)
+
+
+def read_lock(path: str | os.PathLike[str]) -> tuple[Lock | None, list[Problem]]:
+    """The lock, or what is wrong with the file. Nothing that it names is imported."""
+    text, problem = read_text(Path(path), "lock")
+    if text is None:
+        return None, [problem] if problem else []
+    try:
+        content = json_text.loads(text)
+    except json.JSONDecodeError as error:
+        return None, [json_problem(error, str(path))]
+    hint = "Locks are written by `tk run` into output_dir."
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), json_text.LocatedObject):
+        return None, [Problem("the file is no lock of a run", str(path), hint=hint)]
+    if content.get("schema") != SCHEMA:
+        message = f"the lock has schema {content.get('schema')!r}, and this tk reads schema {SCHEMA}"
+        return None, [
+            Problem(message, str(path), hint="Replay it with the version of tkernel that it names.")
+        ]
+    if not all(isinstance(content.get(section), dict) for section in _SECTIONS):
+        return None, [Problem(f"the lock lacks one of {', '.join(_SECTIONS)}", str(path), hint=hint)]
+    problems: list[Problem] = []
+    settings: list[Setting] = []
+    for key, item in content["settings"].items():
+        origin = f"{path}:{content['settings'].lines[key]}"
+        if isinstance(item, dict) and "value" in item:
+            settings.append(Setting(key, item["value"], origin))
+        else:
+            message = f"{key} was an object given from Python, and a lock cannot give it again"
+            problems.append(Problem(message, origin, key, "Run it from Python, with the object."))
+    return Lock(tuple(settings), *(content[section] for section in _SECTIONS)), problems
+
+
+def compare(lock: Lock, now: Lock) -> list[Difference]:
+    """Where plugins, versions, content hashes and seeds of a run are not those of the lock.
+
+    Settings are not compared: a replay takes them from the lock, and an override of one is meant.
+    """
+    differences = []
+    for section in _SECTIONS:
+        locked, found = getattr(lock, section), getattr(now, section)
+        for key in sorted({*locked, *found}):
+            if locked.get(key) != found.get(key):
+                differences.append(Difference(f"{section} {key}", locked.get(key), found.get(key)))
+    return differences
+
+
+def refuse(path: str | os.PathLike[str], differences: Sequence[Difference]) -> None:
+    """Raise `LockMismatch` with the diff, if there is one."""
+    if differences:
+        listed = "\n".join(f"  {line}" for item in differences for line in str(item).splitlines())
+        message = f"{path} cannot be replayed: what it needs is not what is here\n{listed}"
+        hint = (
+            "Install the versions and restore the files of the `-` lines, or run the original configuration."
+        )
+        raise LockMismatch(message, hint=hint)
+
+
+def plan_of(plan: Plan) -> dict[str, str]:
+    """Each choice as `dist==version:entry point`, under its hook or extension and its subject."""
+    chosen: dict[str, str] = {}
+    for choice in (*plan.choices, *plan.extensions):
+        name = f"{choice.kind} {choice.subject}" if choice.subject else choice.kind
+        name = f"extension {choice.name}" if choice.kind == "extension" else name
+        chosen[name] = _provider(choice)
+    return chosen
+
+
+def installed_versions(distributions: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of Python and of those `distributions` that are installed, from metadata alone."""
+    found = {"python": platform.python_version()}
+    for name in distributions:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def content_hash(*paths: str | os.PathLike[str]) -> str:
+    """`sha256:...` over the names (relative to each folder) and the contents of files and folders."""
+    total = hashlib.sha256()
+    for path in map(Path, paths):
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            total.update(f"{name}\0{digest}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _provider(choice: Choice) -> str:
+    return f"{choice.distribution}=={choice.version}:{choice.name} = {choice.target}"
+
+
+def _value(value: Any) -> dict[str, Any]:
+    if isinstance(value, os.PathLike):
+        return {"value": os.fspath(value)}
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return {"object": f"{type(value).__module__}.{type(value).__qualname__}"}
+    return {"value": value}
+
+
+def _shown(value: Any) -> str:
+    return "(none)" if value is None else str(value)
