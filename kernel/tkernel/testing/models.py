@@ -212,7 +212,9 @@ class ModelContract(Contract):
             for name, layer in module.named_modules()
             if isinstance(layer, torch.nn.Linear)
         }
-        assert set(targets) <= linear, f"{sorted(set(targets) - linear)} are not linear layers: {sorted(linear)}"
+        assert set(targets) <= linear, (
+            f"{sorted(set(targets) - linear)} are not linear layers: {sorted(linear)}"
+        )
 
     def test_the_defaults_that_it_names_are_installed(self) -> None:
         """`default_template` and `media` name plugins that can be found."""
@@ -224,4 +226,3 @@ class ModelContract(Contract):
 
 def _dtypes(bundle: ModelBundle) -> set[Any]:
     return {parameter.dtype for parameter in bundle.module.parameters()}
-

@@ -66,9 +66,7 @@ class TemplateContract(Contract):
 
     def decode(self, ids: list[int]) -> str:
         """Ids as text, special tokens spelled out."""
-        text: str = self.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
     def test_supervises_exactly_the_reply_and_its_terminator(self) -> None:
@@ -143,9 +141,7 @@ class TemplateContract(Contract):
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
         typed = " and ".join(self.tokenizer.convert_ids_to_tokens(sorted(special)))
         for position, message in enumerate(THREE_TURNS.messages):
-            plain, spiked = (
-                _with_content(THREE_TURNS, position, f"say {text} now") for text in ("x", typed)
-            )
+            plain, spiked = (_with_content(THREE_TURNS, position, f"say {text} now") for text in ("x", typed))
             expected, found = (
                 [token for token in renderer.encode([c])[0].input_ids if token in special]
                 for c in (plain, spiked)
@@ -248,7 +244,9 @@ class TemplateContract(Contract):
             Message("assistant", "", tool_calls=calls),
         )
         for reply in replies:
-            conversation = Conversation((Message("user", "Well?"), reply), (WEATHER,) if reply.tool_calls else ())
+            conversation = Conversation(
+                (Message("user", "Well?"), reply), (WEATHER,) if reply.tool_calls else ()
+            )
             try:
                 ids = renderer.encode([conversation])[0].input_ids
             except TkError:
@@ -281,7 +279,9 @@ class TemplateContract(Contract):
         renderer = self.renderer()
         for conversation in (
             _conversation(("user", "first words"), ("user", "second words"), ("assistant", "third words")),
-            _conversation(("assistant", "first words"), ("user", "second words"), ("assistant", "third words")),
+            _conversation(
+                ("assistant", "first words"), ("user", "second words"), ("assistant", "third words")
+            ),
         ):
             try:
                 text = renderer.text(conversation)

@@ -1,0 +1,338 @@
+"""The contract of stage plugins (`train_stage`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from tkernel.testing import tiny
+from tkernel.testing.chatml import chatml_renderer
+from tkernel.testing.contract import Contract
+from tkernel.types.bundle import ModelBundle
+from tkernel.types.conversation import Conversation, Message, message_to_dict
+from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
+from tkernel.types.requests import StageRequest
+from tkernel.types.stage import StageResult
+
+IGNORED = -100
+SAID = (
+    ("Hi", "Hello."),
+    ("Who runs the inn?", "The user does, and nobody else, naïve 😀 as it sounds."),
+    ("How much is 12 and 12?", "24"),
+    ("Say it again, in many more words than before, please: how much?", "Twenty-four."),
+    ("And then?", "Then on and on and on and on and on and on."),
+    ("Stop", "Yes."),
+    ("12 1212", "1212 12 in order."),
+    ("Where?", "Behind the inn, on the left."),
+)
+BASE: Mapping[str, Any] = {
+    "do_train": True,
+    "use_cpu": True,
+    "learning_rate": 1e-2,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 1,
+    "logging_strategy": "steps",
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "max_grad_norm": 0.0,
+    "weight_decay": 0.0,
+}
+"""Training arguments of every run of the suite, under transformers' names."""
+
+
+class StageContract(Contract):
+    """Losses, gradients, resuming and saving of a supervised stage, on a tiny model in fp32.
+
+    A stage for other rows overrides `rows`, `reference_loss` and, if it needs one, `renderer`.
+    """
+
+    kind = "stage"
+    arguments: ClassVar[Mapping[str, Any]] = {}
+    """Training arguments on top of `BASE`."""
+    log_file: ClassVar[str | None] = None
+    """Where the stage writes one JSON object for each logged step, below its output folder."""
+    log_fields: ClassVar[tuple[str, ...]] = (
+        *("current_steps", "total_steps", "loss", "lr", "epoch", "percentage"),
+        *("elapsed_time", "remaining_time"),
+    )
+    """Fields of each training step in `log_file`."""
+    tolerance: ClassVar[float] = 2e-5
+    """Relative difference between losses in fp32 that are computed in another order."""
+
+    def bundle(self) -> ModelBundle:
+        """A fresh tiny model, the same one each time, its last layer and head frozen."""
+        bundle = tiny.make_bundle()
+        for name, parameter in bundle.module.named_parameters():
+            parameter.requires_grad_("layers.1" not in name and "lm_head" not in name)
+        bundle.module.train()
+        return bundle
+
+    def renderer(self, bundle: ModelBundle) -> Any:
+        """A ChatML renderer over the tiny tokenizer."""
+        return chatml_renderer(bundle.tokenizer)
+
+    def rows(self, said: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Canonical rows; `said` are pairs of prompt and reply."""
+        return [
+            {
+                "messages": [message_to_dict(m) for m in (Message("user", ask), Message("assistant", reply))],
+                "tools": "",
+                "origin": {"file": "contract.jsonl", "row": position, "line": position + 1},
+            }
+            for position, (ask, reply) in enumerate(said)
+        ]
+
+    def dataset(self, said: Sequence[tuple[str, str]]) -> LoadedDataset:
+        """Rows in memory as a stage receives them."""
+        import datasets
+
+        rows = self.rows(said)
+        report = DatasetReport("contract", read=len(rows), kept=len(rows))
+        return LoadedDataset(
+            DatasetEntry("contract", "contract.jsonl"), datasets.Dataset.from_list(rows), report
+        )
+
+    def reference_loss(self, bundle: ModelBundle, rows: Sequence[Mapping[str, Any]]) -> Any:
+        """The loss of the rows, computed one by one and unpadded: the mean cross entropy over all
+        supervised tokens of the batch."""
+        import torch
+
+        renderer = self.renderer(bundle)
+        total, count = torch.zeros(()), 0
+        for encoded in renderer.encode([Conversation.from_row(row) for row in rows]):
+            logits = bundle.module(input_ids=torch.tensor([encoded.input_ids])).logits[0, :-1]
+            labels = torch.tensor(encoded.labels[1:])
+            total = total + torch.nn.functional.cross_entropy(
+                logits, labels, ignore_index=IGNORED, reduction="sum"
+            )
+            count += int((labels != IGNORED).sum())
+        return total / count
+
+    def run(
+        self,
+        output_dir: Path,
+        *,
+        train: Sequence[tuple[str, str]] = SAID[:4],
+        evaluate: Sequence[tuple[str, str]] = (),
+        slots: Mapping[str, Any] | None = None,
+        seed: int = 42,
+        bundle: ModelBundle | None = None,
+        **arguments: Any,
+    ) -> tuple[StageResult, list[dict[str, float]]]:
+        """Call the hook: its result, and the logs that a callback was given."""
+        bundle = bundle or self.bundle()
+        recorder = _recorder()
+        request = StageRequest(
+            bundle,
+            self.renderer(bundle),
+            train=(self.dataset(train),),
+            eval=(self.dataset(evaluate),) if evaluate else (),
+            options=self.bound_options(),
+            arguments={**BASE, "output_dir": str(output_dir), **self.arguments, **arguments},
+            output_dir=output_dir,
+            seed=seed,
+        )
+        request.slots.put("callbacks", recorder, by="contract")
+        for name, value in (slots or {}).items():
+            request.slots.put(name, value, by="contract")
+        result: StageResult = self.provider.train_stage(request)
+        assert request.slots.unread() == {}
+        return result, recorder.logs
+
+    def test_the_first_loss_is_the_mean_over_the_tokens_of_the_batch(self, tmp_path: Path) -> None:
+        """It equals an independent loop over unpadded rows: padding and masked tokens do not count."""
+        rows = self.rows(SAID[:4])
+        expected = self.reference_loss(self.bundle(), rows).item()
+        _, logs = self.run(tmp_path, max_steps=1, per_device_train_batch_size=4)
+        assert _losses(logs)[0] == pytest.approx(expected, rel=self.tolerance, abs=1e-4)
+
+    def test_the_split_into_micro_batches_does_not_matter(self, tmp_path: Path) -> None:
+        """1 x 4, 2 x 2 and 4 x 1 samples and accumulation steps give the same series of losses."""
+        series = [
+            _losses(
+                self.run(
+                    tmp_path / str(size),
+                    max_steps=3,
+                    per_device_train_batch_size=size,
+                    gradient_accumulation_steps=4 // size,
+                )[1]
+            )
+            for size in (1, 2, 4)
+        ]
+        assert len(series[0]) == 3
+        for other in series[1:]:
+            assert other == pytest.approx(series[0], rel=1e-3, abs=2e-4)
+
+    def test_a_step_follows_the_gradient_of_that_loss(self, tmp_path: Path) -> None:
+        """One step of plain SGD through the slot `optimizer` is one step of the independent loop."""
+        import torch
+
+        reference = self.bundle()
+        self.reference_loss(reference, self.rows(SAID[:4])).backward()
+        expected = {
+            name: parameter.detach() - 0.1 * parameter.grad
+            for name, parameter in reference.module.named_parameters()
+            if parameter.requires_grad
+        }
+
+        def sgd(model: Any, _: Any) -> Any:
+            return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+
+        arguments = {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 0.1}
+        result, _ = self.run(tmp_path, slots={"optimizer": sgd}, **arguments)
+        for name, parameter in result.bundle.module.named_parameters():
+            if name in expected:
+                assert torch.allclose(parameter, expected[name], rtol=0, atol=1e-6), name
+
+    def test_the_loss_slot_replaces_the_loss(self, tmp_path: Path) -> None:
+        """A loss that an extension contributes is the one that is trained on and logged."""
+        arguments = {"max_steps": 2, "per_device_train_batch_size": 4}
+
+        def constant(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+            return outputs.logits.sum() * 0.0 + 3.0
+
+        result, logs = self.run(tmp_path, slots={"loss": constant}, **arguments)
+        assert _losses(logs) == pytest.approx([3.0, 3.0])
+        assert _moved(self.bundle(), result.bundle) == []
+
+    def test_frozen_parameters_do_not_move(self, tmp_path: Path) -> None:
+        """Parameters that ask for no gradient are equal bit by bit; the others are trained."""
+        fresh = self.bundle()
+        result, _ = self.run(tmp_path, max_steps=2, per_device_train_batch_size=4)
+        trained = [name for name, p in fresh.module.named_parameters() if p.requires_grad]
+        assert _moved(fresh, result.bundle) == trained
+
+    def test_resuming_reproduces_the_uninterrupted_run(self, tmp_path: Path) -> None:
+        """Four steps, and two steps, a checkpoint and two more give the same losses and the same bits."""
+        arguments = {
+            "max_steps": 4,
+            "per_device_train_batch_size": 2,
+            "lr_scheduler_type": "linear",
+            "save_strategy": "steps",
+            "save_steps": 2,
+        }
+        whole, logs = self.run(tmp_path, train=SAID, **arguments)
+        resumed, rest = self.run(
+            tmp_path, train=SAID, resume_from_checkpoint=str(tmp_path / "checkpoint-2"), **arguments
+        )
+        assert len(_losses(logs)) == 4
+        assert _losses(rest)[-2:] == _losses(logs)[2:]
+        assert _moved(whole.bundle, resumed.bundle) == []
+
+    def test_the_seed_decides_everything(self, tmp_path: Path) -> None:
+        """The same seed gives the same bits, whatever the global generators' state; another one gives
+        another order of the rows."""
+        import random
+
+        import torch
+
+        arguments = {"max_steps": 4, "per_device_train_batch_size": 2}
+        results = []
+        for state, seed in ((1, 42), (2, 42), (2, 43)):
+            torch.manual_seed(state)
+            random.seed(state)
+            results.append(
+                self.run(tmp_path / f"{state}{seed}", train=SAID, seed=seed, **arguments, **_seed(seed))
+            )
+        assert _losses(results[0][1]) == _losses(results[1][1])
+        assert _moved(results[0][0].bundle, results[1][0].bundle) == []
+        assert _losses(results[0][1]) != _losses(results[2][1])
+
+    def test_every_row_is_used_once_an_epoch(self, tmp_path: Path) -> None:
+        """With the learning rate 0, the losses of one epoch are those of all rows, each once."""
+        rows = self.rows(SAID)
+        expected = sorted(self.reference_loss(self.bundle(), [row]).item() for row in rows)
+        arguments = {"num_train_epochs": 1, "per_device_train_batch_size": 1, "learning_rate": 0.0}
+        _, logs = self.run(tmp_path, train=SAID, **arguments)
+        assert sorted(_losses(logs)) == pytest.approx(expected, rel=1e-4, abs=2e-4)
+
+    def test_the_evaluation_loss_is_the_mean_over_its_tokens(self, tmp_path: Path) -> None:
+        """It equals the independent loop over the evaluation rows, in eval mode."""
+        expected = self.reference_loss(self.bundle(), self.rows(SAID[4:])).item()
+        arguments = {"max_steps": 1, "learning_rate": 0.0, "per_device_train_batch_size": 4}
+        evaluation = {
+            "do_eval": True,
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "per_device_eval_batch_size": 4,
+        }
+        _, logs = self.run(tmp_path, evaluate=SAID[4:], **arguments, **evaluation)
+        losses = [entry["eval_loss"] for entry in logs if "eval_loss" in entry]
+        assert losses
+        assert losses[0] == pytest.approx(expected, rel=self.tolerance, abs=1e-4)
+
+    def test_evaluation_changes_nothing(self, tmp_path: Path) -> None:
+        """A run that evaluates at every step gives the same bits as one that never does."""
+        arguments = {"max_steps": 3, "per_device_train_batch_size": 2}
+        evaluation = {"do_eval": True, "eval_strategy": "steps", "eval_steps": 1}
+        without, _ = self.run(tmp_path / "without", train=SAID, **arguments)
+        with_it, _ = self.run(tmp_path / "with", train=SAID, evaluate=SAID[:2], **arguments, **evaluation)
+        assert _moved(without.bundle, with_it.bundle) == []
+
+    def test_the_result_is_saved_and_loads(self, tmp_path: Path) -> None:
+        """The output folder holds model and tokenizer: loaded, they are the trained ones."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        result, _ = self.run(tmp_path, max_steps=2, per_device_train_batch_size=4)
+        assert result.output_dir is not None
+        loaded = AutoModelForCausalLM.from_pretrained(result.output_dir)
+        tokenizer = AutoTokenizer.from_pretrained(result.output_dir)
+        assert _moved(result.bundle, result.bundle.replace(module=loaded)) == []
+        assert tokenizer("the 12 inn<|im_end|>").input_ids == (
+            result.bundle.tokenizer("the 12 inn<|im_end|>").input_ids
+        )
+
+    def test_steps_and_metrics_are_those_of_the_run(self, tmp_path: Path) -> None:
+        """`steps` is the number of optimiser steps, `train_loss` the mean of their losses."""
+        result, logs = self.run(tmp_path, max_steps=3, per_device_train_batch_size=4)
+        losses = _losses(logs)
+        assert result.steps == 3
+        assert result.metrics["train_loss"] == pytest.approx(sum(losses) / 3, abs=1e-3)
+
+    def test_the_log_has_its_fields(self, tmp_path: Path) -> None:
+        """Each training step is one line of the log file, with the documented fields and true values."""
+        if self.log_file is None:
+            pytest.skip("the stage declares no `log_file`")
+        result, logs = self.run(tmp_path, max_steps=3, per_device_train_batch_size=4)
+        folder = result.output_dir or tmp_path
+        lines = [json.loads(line) for line in (folder / self.log_file).read_text().splitlines()]
+        steps = [line for line in lines if "loss" in line]
+        assert [line["current_steps"] for line in steps] == [1, 2, 3]
+        assert {line["total_steps"] for line in steps} == {3}
+        assert [line["loss"] for line in steps] == pytest.approx(_losses(logs), abs=1e-3)
+        assert all(set(self.log_fields) <= line.keys() for line in steps)
+
+
+def _seed(seed: int) -> dict[str, int]:
+    return {"seed": seed, "data_seed": seed}
+
+
+def _recorder() -> Any:
+    from transformers import TrainerCallback
+
+    class Recorder(TrainerCallback):  # type: ignore[misc]
+        """Keeps what the stage logs."""
+
+        def __init__(self) -> None:
+            self.logs: list[dict[str, float]] = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            self.logs.append(dict(logs))
+
+    return Recorder()
+
+
+def _losses(logs: Sequence[Mapping[str, float]]) -> list[float]:
+    """The loss of each logged training step."""
+    return [float(entry["loss"]) for entry in logs if "loss" in entry]
+
+
+def _moved(before: ModelBundle, after: ModelBundle) -> list[str]:
+    """Names of the parameters that differ in any bit."""
+    other = dict(after.module.named_parameters())
+    return [name for name, parameter in before.module.named_parameters() if not parameter.equal(other[name])]
