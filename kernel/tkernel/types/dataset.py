@@ -58,9 +58,13 @@ class Rejection:
     line: int | None
     reason: str
 
+    @property
+    def place(self) -> str:
+        """`file:line`, or `file row N` where files have no lines."""
+        return f"{self.file}:{self.line}" if self.line is not None else f"{self.file} row {self.row}"
+
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line is not None else f"{self.file} row {self.row}"
-        return f"{where}: {self.reason}"
+        return f"{self.place}: {self.reason}"
 
 
 @dataclass
@@ -75,6 +79,8 @@ class DatasetReport:
     kept: int = 0
     rejected: list[Rejection] = field(default_factory=list)
     rejections: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What else the user should know, such as columns that nobody reads."""
 
     def reject(self, rejection: Rejection, keep_first: int = 20) -> None:
         """Count a rejection and remember it if it is one of the first."""

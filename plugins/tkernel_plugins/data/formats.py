@@ -1,0 +1,206 @@
+"""What a dataset format is: which columns it reads and how it makes a sample of a row.
+
+A format plugin owns one `Format`; `tkernel_plugins.data.rows.load_rows` does the rest, the same way
+for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tkernel.config.suggest import did_you_mean
+from tkernel.errors import DataError
+from tkernel.types.conversation import Conversation, Message
+from tkernel.types.dataset import DatasetEntry
+
+COLUMNS = (
+    *("prompt", "query", "response", "history", "messages", "system", "tools"),
+    *("images", "videos", "audios", "chosen", "rejected", "kto_tag"),
+)
+"""The names that `columns` of `dataset_info.json` may map to columns of a file."""
+
+EXTRA_COLUMNS: Mapping[str, str] = {
+    **{name: name for name in ("system", "tools", "images", "videos", "audios", "chosen", "rejected")},
+    "kto_tag": "kto_tag",
+}
+"""What every format reads beside its own columns in a file that was named by its path."""
+
+TAGS = (
+    *("role_tag", "content_tag", "user_tag", "assistant_tag"),
+    *("observation_tag", "function_tag", "system_tag"),
+)
+"""The names that `tags` of `dataset_info.json` may set."""
+
+
+class BadRow(Exception):
+    """A row that cannot be used. `reason` is the same for all rows of its kind, `detail` is this row's."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class MissingColumn(BadRow):
+    """A row without a column that its format must have."""
+
+    def __init__(self, column: str) -> None:
+        super().__init__(f"no column `{column}`")
+        self.column = column
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A row as its format understands it.
+
+    `prompt` is all that comes before the reply, `replies` holds the reply, or the chosen and the
+    rejected one, or nothing. `label` says whether the reply was liked (feedback).
+    """
+
+    prompt: Conversation
+    replies: tuple[Message, ...] = ()
+    label: bool | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: what it reads where nothing is declared, and the conversion of one row.
+
+    `declared` are LLaMA-Factory's columns for an entry of `dataset_info.json` that declares none;
+    `detected` are those for a file that was named by its path: there every column with a name that
+    the format knows is read.
+    """
+
+    name: str
+    declared: Mapping[str, str]
+    detected: Mapping[str, str]
+    tags: Mapping[str, str]
+    convert: Callable[[Row], Sample]
+
+    def columns_of(self, entry: DatasetEntry) -> Mapping[str, str]:
+        """Name -> column. Once `columns` is declared, what it does not name is not read."""
+        if entry.columns is not None:
+            return _declared(entry, "columns", entry.columns, COLUMNS)
+        return self.detected if entry.formatting is None else self.declared
+
+    def tags_of(self, entry: DatasetEntry) -> Mapping[str, str]:
+        """Name -> tag. Once `tags` is declared, a role that it does not name does not exist."""
+        return self.tags if entry.tags is None else _declared(entry, "tags", entry.tags, TAGS)
+
+
+def _declared(
+    entry: DatasetEntry, what: str, given: Mapping[str, str], known: tuple[str, ...]
+) -> Mapping[str, str]:
+    for name in given:
+        if name not in known:
+            raise DataError(
+                f"{entry.origin or entry.name}: dataset {entry.name!r} declares an unknown name in "
+                f"`{what}`: {name!r}",
+                hint=did_you_mean(name, known) or f"Names that {what} may have: {', '.join(known)}.",
+            )
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A raw row seen through the columns and tags of its dataset. `kind` is what the stage asks for."""
+
+    value: Mapping[str, Any]
+    columns: Mapping[str, str]
+    tags: Mapping[str, str]
+    kind: str = "supervised"
+
+    def has(self, name: str) -> bool:
+        """Whether `name` is a column of the dataset and this row has a value there."""
+        return name in self.columns and self.value.get(self.columns[name]) is not None
+
+    def get(self, name: str) -> Any:
+        """The value, or None."""
+        return self.value.get(self.columns[name]) if name in self.columns else None
+
+    def need(self, name: str) -> Any:
+        """The value, which must be there.
+
+        Raises:
+            MissingColumn: the row has no such key. BadRow: nothing is declared for `name`, or null.
+        """
+        if name not in self.columns:
+            raise BadRow(f"the dataset declares no column for `{name}`")
+        column = self.columns[name]
+        if column not in self.value:
+            raise MissingColumn(column)
+        if self.value[column] is None:
+            raise BadRow(f"`{column}` is null")
+        return self.value[column]
+
+    def text(self, name: str) -> str:
+        """A text, "" where the row has none."""
+        return self.as_text(name, self.get(name)) if self.has(name) else ""
+
+    def as_text(self, name: str, value: Any) -> str:
+        """`value` of column `name`, which must be text."""
+        if not isinstance(value, str):
+            raise BadRow(f"`{self.columns[name]}` must be text", f"it is {kind_of(value)}")
+        return value
+
+    def reply(self, name: str) -> str:
+        """A text that must be there and not be blank."""
+        text = self.as_text(name, self.need(name))
+        if not text.strip():
+            raise BadRow(f"no reply: `{self.columns[name]}` is empty")
+        return text
+
+    def items(self, name: str, value: Any) -> list[Any]:
+        """A list; in files whose cells are text (CSV) the list is JSON text."""
+        if isinstance(value, str):
+            value = parse_json(value, f"`{self.columns[name]}`") if value.strip() else []
+        if not isinstance(value, list):
+            raise BadRow(f"`{self.columns[name]}` must be a list", f"it is {kind_of(value)}")
+        return value
+
+    def liked(self) -> bool:
+        """The label of feedback."""
+        value = self.need("kto_tag")
+        if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+            return value.strip().lower() == "true"
+        if not isinstance(value, bool):
+            raise BadRow(f"`{self.columns['kto_tag']}` must be true or false", f"it is {kind_of(value)}")
+        return value
+
+    def tools(self) -> str:
+        """The tools as JSON text of a list of objects; "" for none."""
+        value = self.get("tools")
+        if value is None or value == "" or value == []:
+            return ""
+        name = f"`{self.columns['tools']}`"
+        tools = parse_json(value, name) if isinstance(value, str) else value
+        tools = [tools] if isinstance(tools, dict) else tools
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise BadRow(f"{name} must be a list of tools", f"it is {kind_of(tools)}")
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            return value if tools else ""
+        return json.dumps(tools, ensure_ascii=False)
+
+
+def parse_json(text: str, what: str) -> Any:
+    """JSON text of a row; `what` names it in the reason if it is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadRow(f"{what} is not valid JSON", f"{error.msg} at character {error.pos + 1}") from None
+    except (RecursionError, ValueError) as error:
+        raise BadRow(f"{what} is not valid JSON", str(error)) from None
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in JSON's words."""
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "text", type(None): "null"}
+    names |= {list: "a list", dict: "an object"}
+    return names.get(type(value), f"a {type(value).__name__}")

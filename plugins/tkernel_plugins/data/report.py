@@ -1,0 +1,131 @@
+"""What became of every row on its way from file to batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tkernel.types.dataset import DatasetReport, Rejection
+
+FIRST = 20
+"""Rejections that are remembered with their position; the others are counted."""
+
+
+@dataclass
+class SampleCounts:
+    """Counts of one dataset while it is encoded."""
+
+    name: str
+    rows: DatasetReport
+    """What the dataset plugin read, kept and rejected."""
+    split: str = "train"
+    encoded: int = 0
+    """Samples that can be trained on."""
+    tokens: int = 0
+    supervised: int = 0
+    """Tokens that are learned."""
+    truncated: int = 0
+    """Samples that were longer than `cutoff_len`."""
+    dropped: int = 0
+    """Tokens that truncation cut off."""
+    rejections: dict[str, int] = field(default_factory=dict)
+    """Reason -> samples that could not be encoded."""
+    rejected: list[Rejection] = field(default_factory=list)
+    """The first of them."""
+
+    def reject(self, rejection: Rejection, reason: str) -> None:
+        """Count a sample that cannot be used."""
+        self.rejections[reason] = self.rejections.get(reason, 0) + 1
+        if len(self.rejected) < FIRST:
+            self.rejected.append(rejection)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why rows and samples were not used: reason -> how many."""
+        merged = dict(self.rows.rejections)
+        for reason, count in self.rejections.items():
+            merged[reason] = merged.get(reason, 0) + count
+        return merged
+
+    @property
+    def positions(self) -> list[Rejection]:
+        """The first of those, rows before samples."""
+        return [*self.rows.rejected, *self.rejected][:FIRST]
+
+
+@dataclass
+class PreparationReport:
+    """Counts of all datasets of a run, and how many samples each split has."""
+
+    datasets: list[SampleCounts] = field(default_factory=list)
+    splits: dict[str, int] = field(default_factory=dict)
+    cutoff_len: int = 0
+    seconds: float = 0.0
+
+    def total(self, name: str) -> int:
+        """Sum of a count over all datasets."""
+        return sum(getattr(counts, name) for counts in self.datasets)
+
+    def lines(self) -> list[str]:
+        """Five lines for the screen: read, kept, rejected, truncated, learned."""
+        names = ", ".join(f"{counts.name} {counts.rows.read:,}" for counts in self.datasets[:6])
+        more = f" and {len(self.datasets) - 6} more" if len(self.datasets) > 6 else ""
+        splits = ", ".join(f"{count:,} for {name}" for name, count in self.splits.items())
+        rows = sum(counts.rows.read for counts in self.datasets)
+        tokens = self.total("tokens")
+        rate = f" in {self.seconds:.1f} s" if self.seconds else ""
+        mean = f", {tokens / self.total('encoded'):,.0f} a sample" if self.total("encoded") else ""
+        share = f" ({self.total('supervised') / tokens:.0%})" if tokens else ""
+        return [
+            f"read       {rows:,} rows: {names}{more}",
+            f"kept       {self.total('encoded'):,} samples: {splits}",
+            f"rejected   {self._rejections()}",
+            f"truncated  {self._truncations()}",
+            f"tokens     {tokens:,}{mean}; {self.total('supervised'):,}{share} are learned{rate}",
+        ]
+
+    def _rejections(self) -> str:
+        reasons: dict[str, int] = {}
+        for counts in self.datasets:
+            for reason, count in counts.reasons.items():
+                reasons[reason] = reasons.get(reason, 0) + count
+        if not reasons:
+            return "0"
+        first = next(position for counts in self.datasets for position in counts.positions)
+        listed = sorted(reasons.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{count:,} {reason}" for reason, count in listed[:3])
+        more = f" and {len(listed) - 3} other reasons" if len(listed) > 3 else ""
+        return f"{sum(reasons.values()):,}: {shown}{more}; first {first.place}"
+
+    def _truncations(self) -> str:
+        truncated = self.total("truncated")
+        if not truncated:
+            return f"0 (cutoff_len {self.cutoff_len:,})"
+        return (
+            f"{truncated:,} samples to cutoff_len {self.cutoff_len:,}, {self.total('dropped'):,} tokens lost"
+        )
+
+    def to_json(self) -> Mapping[str, Any]:
+        """All counts, as plain values."""
+        return {
+            "cutoff_len": self.cutoff_len,
+            "seconds": self.seconds,
+            "splits": dict(self.splits),
+            "datasets": [
+                {
+                    "name": counts.name,
+                    "split": counts.split,
+                    "read": counts.rows.read,
+                    "kept": counts.encoded,
+                    "tokens": counts.tokens,
+                    "supervised_tokens": counts.supervised,
+                    "truncated": counts.truncated,
+                    "tokens_lost": counts.dropped,
+                    "rejected": counts.reasons,
+                    "first_rejected": [asdict(position) for position in counts.positions],
+                    "notes": list(counts.rows.notes),
+                }
+                for counts in self.datasets
+            ],
+        }
