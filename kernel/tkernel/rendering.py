@@ -35,9 +35,7 @@ def exchanges(conversation: Conversation) -> list[tuple[tuple[Message, ...], Mes
         if message.role == "assistant" and prompt:
             pairs.append((tuple(prompt), message))
             prompt = []
-        elif message.role == "user" and not prompt:
-            prompt.append(message)
-        elif message.role == "tool" and all(earlier.role == "tool" for earlier in prompt):
+        elif (message.role == "user" and not prompt) or (message.role == "tool" and all(earlier.role == "tool" for earlier in prompt)):
             prompt.append(message)
         else:
             expected = "an assistant message" if prompt else "a user or tool message"

@@ -40,13 +40,18 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, the tools that may be called, and references to media (path, URL or bytes)."""
+    """Messages, the tools that may be called, and references to media (path, URL or bytes).
+
+    `empty_tools` says that a list of tools was given and is empty (`"tools": "[]"`), which is not the
+    same as none given: LLaMA-Factory's templates open a system block for it.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     images: tuple[Any, ...] = ()
     videos: tuple[Any, ...] = ()
     audios: tuple[Any, ...] = ()
+    empty_tools: bool = False
 
     @property
     def system(self) -> str | None:
@@ -66,10 +71,12 @@ class Conversation:
     @classmethod
     def from_row(cls, row: Mapping[str, Any], messages: str = "messages") -> Conversation:
         """The conversation in column `messages` of a canonical row (`tools` is JSON text there)."""
-        tools = row.get("tools") or ()
+        given = row.get("tools")
+        tools = tuple(json.loads(given) if isinstance(given, str) and given else given or ())
         return cls(
             messages=tuple(message_from_dict(m) for m in row[messages]),
-            tools=tuple(json.loads(tools) if isinstance(tools, str) else tools),
+            tools=tools,
+            empty_tools=bool(given) and not tools,
             images=tuple(row.get("images") or ()),
             videos=tuple(row.get("videos") or ()),
             audios=tuple(row.get("audios") or ()),

@@ -1,0 +1,78 @@
+"""What a tool format is, and what several of them need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tkernel.errors import DataError
+from tkernel.types.conversation import ToolCall
+from tkernel_plugins.templates.text import Text
+
+Tool = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ToolFormat:
+    """One way to write tools and calls.
+
+    `read` takes a reply without its thought and returns the text before the calls and the calls, or
+    None if the reply calls nothing.
+    """
+
+    name: str
+    describe: Callable[[Sequence[Tool]], Text]
+    write: Callable[[Sequence[ToolCall]], Text]
+    read: Callable[[str], tuple[str, list[ToolCall]] | None]
+    jinja_tools: str
+    jinja_calls: str
+
+
+# A tool in OpenAI's wrapper, and the arguments of a call as JSON text, as Jinja expressions.
+JINJA_WRAPPED = "(tool if tool.type == 'function' else {'type': 'function', 'function': tool})"
+JINJA_ARGUMENTS = "(call.arguments if call.arguments is string else call.arguments | tojson)"
+
+
+def dump(value: Any, indent: int | None = None) -> str:
+    """JSON as these formats write it: `, ` and `: ` between items, characters beyond ASCII as they are."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def parsed_arguments(call: ToolCall) -> Any:
+    """The arguments of a call as a value.
+
+    Raises:
+        DataError: they are not JSON.
+    """
+    try:
+        return json.loads(call.arguments)
+    except json.JSONDecodeError as error:
+        raise DataError(f"the arguments of the call to {call.name!r} are not JSON: {error}") from error
+
+
+def bare(tool: Tool) -> Tool:
+    """A tool without OpenAI's wrapper."""
+    return tool["function"] if tool.get("type") == "function" and "function" in tool else tool
+
+
+def wrapped(tool: Tool) -> Tool:
+    """A tool in OpenAI's wrapper."""
+    return tool if tool.get("type") == "function" else {"type": "function", "function": tool}
+
+
+def as_calls(value: Any, arguments: str) -> list[ToolCall] | None:
+    """Calls from parsed JSON, one object or a list of them, with their arguments under the key `arguments`."""
+    objects = value if isinstance(value, list) else [value]
+    if not objects or not all(isinstance(o, dict) and "name" in o and arguments in o for o in objects):
+        return None
+    return [ToolCall(o["name"], dump(o[arguments])) for o in objects]
+
+
+def json_or_none(text: str) -> Any:
+    """`text` parsed as JSON, None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
