@@ -41,11 +41,10 @@ def find_plugin(kind: str, plugin: Any) -> Resolved:
         return Resolved(plugin, plugin.name)
     from importlib_metadata import entry_points
 
-    installed = list(entry_points(group=f"tkernel.{kind}"))
     distribution, _, name = plugin.rpartition(":")
     found = [
         entry
-        for entry in installed
+        for entry in entry_points(group=f"tkernel.{kind}")
         if entry.name == name and distribution in ("", entry.dist.name if entry.dist is not None else "")
     ]
     if len(found) > 1:
@@ -56,13 +55,20 @@ def find_plugin(kind: str, plugin: Any) -> Resolved:
         )
     if found:
         return Resolved(_load(found[0].value), name, found[0].value)
-    if distribution and "." not in name:
+    if distribution:
         return Resolved(_load(plugin), name, plugin)
-    listed = ", ".join(sorted({entry.name for entry in installed})) or "none"
+    listed = ", ".join(sorted(installed(kind))) or "none"
     raise NoProvider(
         f"no plugin {kind}:{plugin} is installed; installed are: {listed}",
         hint="After a change of entry points, install the distribution again: pip install -e .",
     )
+
+
+def installed(kind: str) -> set[str]:
+    """Names of the installed plugins of a kind."""
+    from importlib_metadata import entry_points
+
+    return {entry.name for entry in entry_points(group=f"tkernel.{kind}")}
 
 
 def _load(target: str) -> Any:

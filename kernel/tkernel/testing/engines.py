@@ -150,12 +150,15 @@ class EngineContract(Contract):
         engine.close()
 
     def test_repetition_is_penalised(self) -> None:
-        """A large `repetition_penalty` keeps a model that repeats itself from doing so."""
-        engine = self.engine(scripted_bundle("ab", endless=True))
-        sampling = replace(GREEDY, repetition_penalty=1e6, max_new_tokens=4)
-        text = engine.reply([_asking("Hi")], sampling)[0].text
+        """`repetition_penalty` divides the positive and multiplies the negative logits of every token
+        of prompt and reply so far (Keskar et al., arXiv:1909.05858)."""
+        bundle = self.bundle()
+        engine = self.engine(bundle)
+        for question in QUESTIONS:
+            reply = engine.reply([_asking(question)], replace(GREEDY, repetition_penalty=1.5))[0]
+            expected = _reference(bundle, _asking(question), GREEDY.max_new_tokens, penalty=1.5)
+            assert list(reply.token_ids) == expected
         engine.close()
-        assert not text.startswith("aba")
 
     def test_without_sampling_the_options_of_the_run_hold(self) -> None:
         """`sampling=None` means the options that the engine was started with."""
@@ -246,7 +249,9 @@ def _asking(question: str) -> Conversation:
     return Conversation((Message("user", question),))
 
 
-def _reference(bundle: ModelBundle, conversation: Conversation, count: int) -> list[int]:
+def _reference(
+    bundle: ModelBundle, conversation: Conversation, count: int, penalty: float = 1.0
+) -> list[int]:
     """Ids of the greedy reply, a full forward pass for each."""
     import torch
 
@@ -255,6 +260,8 @@ def _reference(bundle: ModelBundle, conversation: Conversation, count: int) -> l
     ids: list[int] = []
     while len(ids) < count and (not ids or ids[-1] not in renderer.stop_ids):
         with torch.no_grad():
-            logits = bundle.module(input_ids=torch.tensor([prompt + ids])).logits
-        ids.append(int(logits[0, -1].argmax()))
+            logits = bundle.module(input_ids=torch.tensor([prompt + ids])).logits[0, -1]
+        for token in {*prompt, *ids}:
+            logits[token] *= penalty if logits[token] < 0 else 1 / penalty
+        ids.append(int(logits.argmax()))
     return ids

@@ -12,7 +12,7 @@ import pytest
 
 from tkernel.errors import TkError
 from tkernel.testing import tiny
-from tkernel.testing.contract import Contract, find_plugin
+from tkernel.testing.contract import Contract, installed
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import ModelRequest
@@ -217,11 +217,10 @@ class ModelContract(Contract):
         )
 
     def test_the_defaults_that_it_names_are_installed(self) -> None:
-        """`default_template` and `media` name plugins that can be found."""
+        """`default_template` and `media` name installed plugins."""
         for kind, fact in (("template", "default_template"), ("media", "media")):
             name = getattr(self.provider, fact, None)
-            if name is not None:
-                assert find_plugin(kind, name).object is not None
+            assert name is None or name in installed(kind)
 
 
 def _dtypes(bundle: ModelBundle) -> set[Any]:

@@ -126,6 +126,7 @@ class StageContract(Contract):
     ) -> tuple[StageResult, list[dict[str, float]]]:
         """Call the hook: its result, and the logs that a callback was given."""
         bundle = bundle or self.bundle()
+        output_dir.mkdir(exist_ok=True)
         recorder = _recorder()
         request = StageRequest(
             bundle,
@@ -216,9 +217,10 @@ class StageContract(Contract):
             "save_strategy": "steps",
             "save_steps": 2,
         }
-        whole, logs = self.run(tmp_path, train=SAID, **arguments)
+        checkpoint = str(tmp_path / "whole" / "checkpoint-2")
+        whole, logs = self.run(tmp_path / "whole", train=SAID, **arguments)
         resumed, rest = self.run(
-            tmp_path, train=SAID, resume_from_checkpoint=str(tmp_path / "checkpoint-2"), **arguments
+            tmp_path / "resumed", train=SAID, resume_from_checkpoint=checkpoint, **arguments
         )
         assert len(_losses(logs)) == 4
         assert _losses(rest)[-2:] == _losses(logs)[2:]
@@ -236,9 +238,7 @@ class StageContract(Contract):
         for state, seed in ((1, 42), (2, 42), (2, 43)):
             torch.manual_seed(state)
             random.seed(state)
-            results.append(
-                self.run(tmp_path / f"{state}{seed}", train=SAID, seed=seed, **arguments, **_seed(seed))
-            )
+            results.append(self.run(tmp_path / f"{state}{seed}", train=SAID, seed=seed, **arguments))
         assert _losses(results[0][1]) == _losses(results[1][1])
         assert _moved(results[0][0].bundle, results[1][0].bundle) == []
         assert _losses(results[0][1]) != _losses(results[2][1])
@@ -306,10 +306,6 @@ class StageContract(Contract):
         assert {line["total_steps"] for line in steps} == {3}
         assert [line["loss"] for line in steps] == pytest.approx(_losses(logs), abs=1e-3)
         assert all(set(self.log_fields) <= line.keys() for line in steps)
-
-
-def _seed(seed: int) -> dict[str, int]:
-    return {"seed": seed, "data_seed": seed}
 
 
 def _recorder() -> Any:

@@ -44,7 +44,12 @@ class Template:
         if added:
             request.tokenizer.add_special_tokens({"additional_special_tokens": added})
         return SegmentRenderer(
-            "demo", request.tokenizer, turns_of, stop_words=("<|end|>",), added_tokens=added, jinja=lambda: JINJA
+            "demo",
+            request.tokenizer,
+            turns_of,
+            stop_words=("<|end|>",),
+            added_tokens=added,
+            jinja=lambda: JINJA,
         )
 
 

@@ -1,0 +1,7 @@
+"""The built-in media processor keeps the contract."""
+
+from tkernel.testing import MediaContract
+
+
+class TestLlava(MediaContract):
+    plugin = "llava"
