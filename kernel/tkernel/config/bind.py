@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tkernel.config.convert import annotation_of, convert
 from tkernel.config.options import RunOptions
-from tkernel.config.owners import Installed
 from tkernel.config.read import Setting
 from tkernel.config.renames import RENAMES, Rename
 from tkernel.config.settle import Settings
 from tkernel.config.training_arguments import Arguments
-from tkernel.config.unknown import activates_extension, explain
+from tkernel.config.unknown import explain
 from tkernel.errors import ConfigError, Problem, TkError
+from tkernel.index import Entry
 
 KERNEL = "the kernel"
 
@@ -109,7 +109,8 @@ def bind(
     owners: Sequence[Owner],
     arguments: Arguments | None = None,
     *,
-    installed: Sequence[Installed] = (),
+    installed: Sequence[Entry] = (),
+    consumed: Collection[str] = (),
     problems: Sequence[Problem] = (),
 ) -> Bound:
     """Give every setting to its owner, validated.
@@ -119,6 +120,7 @@ def bind(
         arguments: the training arguments of the stage; an option of a plugin hides one of the same name.
         installed: all plugins, for the message on a key that one of the others owns. They are imported
             only then, in a child process.
+        consumed: keys that choosing has read, `use_NAME` of an extension.
         problems: found elsewhere (choosing, datasets), to be reported together with these.
 
     Raises:
@@ -144,15 +146,14 @@ def bind(
             instances[owner.label] = _instance(owner, values, found)
     rest = {name: key for name, key in keys.items() if key.declared_by is None}
     typed = _values(settings, rest, found)
-    unowned = [settings.setting(key) for key in settings if key not in keys]
-    unowned = [setting for setting in unowned if not activates_extension(setting, installed)]
+    unowned = [settings.setting(key) for key in settings if key not in keys and key not in consumed]
     if unowned:
         labels = [owner.label for owner in owners]
         explained, accepted = explain(unowned, keys, labels, installed, settings)
         found += explained
         notes += accepted
     if found:
-        raise ConfigError(list(dict.fromkeys(found)))
+        raise ConfigError(sorted(dict.fromkeys(found), key=_place))
     return Bound(run, typed, environment, tuple(dict.fromkeys(notes)), keys, instances)
 
 
@@ -182,11 +183,9 @@ def _argument_keys(arguments: Arguments | None) -> list[Key]:
     package = arguments.target.partition(".")[0]
     keys = []
     for item in arguments.fields.values():
-        annotation = annotation_of(item.annotation)
+        annotation = annotation_of(item.annotation, unknown=str if item.choices else Any)
         if item.default == "None":
             annotation = annotation | None if annotation is not Any else Any
-        elif item.choices and annotation is Any:
-            annotation = str
         bounds = RANGES.get(item.name, {})
         default = item.default or ""
         keys.append(Key(item.name, arguments.target, package, annotation, default, bounds, item.choices))
@@ -233,10 +232,11 @@ def _rename(
     """Settings under the names of the installed training arguments, and variables for those without one."""
     kept: list[Setting] = []
     environment: dict[str, str] = {}
+    has_arguments = any(key.declared_by is None for key in keys.values())
     for name in settings:
         setting = settings.setting(name)
-        rename = RENAMES.get(name)
-        if name in keys or rename is None or not any(key.declared_by is None for key in keys.values()):
+        rename = None if name in keys or not has_arguments else RENAMES.get(name)
+        if rename is None or (rename.new and rename.new[0] != "$" and rename.new not in keys):
             kept.append(setting)
         elif rename.new is None:
             problem, note = _only_behaviour(setting, rename)
@@ -270,6 +270,12 @@ def _only_behaviour(setting: Setting, rename: Rename) -> tuple[Problem | None, s
         return None, None if value is None else note
     message = f"{setting.key} is gone from transformers{_because(rename)}"
     return Problem(message, setting.origin, setting.key, "Take the line out."), None
+
+
+def _place(problem: Problem) -> tuple[bool, str, int]:
+    """Orders problems of one file by line, those without an origin last."""
+    file, _, line = (problem.origin or "").rpartition(":")
+    return (problem.origin is None, file, int(line)) if line.isdigit() else (not problem.origin, file, 0)
 
 
 def _because(rename: Rename) -> str:

@@ -24,6 +24,7 @@ BOUNDS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 """Keys of a dataclass field's metadata that bound numbers: `field(default=8, metadata={"ge": 1})`."""
 
+_BUILTINS = {"bool": bool, "int": int, "float": float, "str": str, "dict": dict, "list": list, "Any": Any}
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping"}
 
@@ -63,30 +64,28 @@ def convert(
     return value, None
 
 
-def annotation_of(text: str) -> Any:
-    """The type that an annotation in foreign source means; a class of its own packages becomes `Any`."""
-    return _evaluate(ast.parse(text, mode="eval").body)
+def annotation_of(text: str, unknown: Any = Any) -> Any:
+    """The type that an annotation in foreign source means; a class of its own packages is `unknown`."""
+    return _evaluate(ast.parse(text, mode="eval").body, unknown)
 
 
-def _evaluate(node: ast.expr) -> Any:
+def _evaluate(node: ast.expr, unknown: Any) -> Any:
     if isinstance(node, ast.BinOp):
-        return Union[_evaluate(node.left), _evaluate(node.right)]  # noqa: UP007
+        return Union[_evaluate(node.left, unknown), _evaluate(node.right, unknown)]  # noqa: UP007
     if isinstance(node, ast.Constant):
-        return type(None) if node.value is None else Any
-    if isinstance(node, ast.Subscript):
-        name = ast.unparse(node.value).rpartition(".")[2]
-        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        if name == "Literal":
-            return Literal[tuple(ast.literal_eval(item) for item in inner)]
-        if name in ("Optional", "Union"):
-            members = tuple(_evaluate(item) for item in inner)
-            return Union[(*members, *([None] if name == "Optional" else []))]
-        if name in ("list", "List", "Sequence"):
-            return list[_evaluate(inner[0])]  # type: ignore[misc]
-        return {"dict": dict, "Dict": dict, "Mapping": dict}.get(name, Any)
-    return {"bool": bool, "int": int, "float": float, "str": str, "dict": dict, "list": list}.get(
-        ast.unparse(node), Any
-    )
+        return type(None) if node.value is None else unknown
+    if not isinstance(node, ast.Subscript):
+        return _BUILTINS.get(ast.unparse(node), unknown)
+    name = ast.unparse(node.value).rpartition(".")[2]
+    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if name == "Literal":
+        return Literal[tuple(ast.literal_eval(item) for item in inner)]
+    if name in ("Optional", "Union"):
+        members = tuple(_evaluate(item, unknown) for item in inner)
+        return Union[(*members, *([None] if name == "Optional" else []))]
+    if name in ("list", "List", "Sequence"):
+        return list[_evaluate(inner[0], unknown)]  # type: ignore[misc]
+    return dict if name in ("dict", "Dict", "Mapping") else Any
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -15,7 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tkernel.index import Entry
 
 TIME_LIMIT = 10.0
 """Seconds for all plugins together; those that are not reached by then are left out."""
@@ -24,21 +27,13 @@ PLUGIN_TIME_LIMIT = 4.0
 """Seconds for one plugin; one that takes longer is left out."""
 
 
-@dataclass(frozen=True)
-class Installed:
-    """A plugin as its entry point describes it."""
-
-    label: str
-    """`adapter:lora`."""
-    target: str
-    """`module:attribute`."""
-    distribution: str = "tkernel"
-
-
-def options_of(plugins: Sequence[Installed]) -> list[tuple[Installed, tuple[str, ...]]]:
+def options_of(plugins: Sequence[Entry]) -> list[tuple[Entry, tuple[str, ...]]]:
     """The option names of each plugin; one that fails, hangs or exits is left out. `tkernel`'s come first."""
-    waiting = sorted(plugins, key=lambda plugin: (plugin.distribution != "tkernel", plugin.label))
-    found: list[tuple[Installed, tuple[str, ...]]] = []
+    waiting = sorted(
+        plugins,
+        key=lambda plugin: (plugin.distribution != "tkernel", plugin.distribution, plugin.kind, plugin.name),
+    )
+    found: list[tuple[Entry, tuple[str, ...]]] = []
     deadline = time.monotonic() + TIME_LIMIT
     while waiting and time.monotonic() < deadline:
         lines = _child(waiting, deadline)
@@ -48,7 +43,7 @@ def options_of(plugins: Sequence[Installed]) -> list[tuple[Installed, tuple[str,
     return found
 
 
-def _child(plugins: Sequence[Installed], deadline: float) -> list[str]:
+def _child(plugins: Sequence[Entry], deadline: float) -> list[str]:
     """Lines that a child wrote, one per plugin in order, until all are done, one ends it, or one hangs."""
     request = {"path": sys.path, "targets": [plugin.target for plugin in plugins]}
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("r") as output:

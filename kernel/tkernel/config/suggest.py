@@ -9,12 +9,15 @@ from collections.abc import Iterable
 def near(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """Up to `limit` names of `known` that look like `word`, the nearest first.
 
-    Case and the choice between `-` and `_` do not count as differences.
+    Case and the choice between `-` and `_` do not count as differences. Names that are much further than
+    the nearest are left out.
     """
     folded: dict[str, str] = {}
     for name in sorted(known):
         folded.setdefault(_fold(name), name)
-    return [folded[match] for match in difflib.get_close_matches(_fold(word), folded, limit, cutoff=0.6)]
+    matches = difflib.get_close_matches(_fold(word), folded, limit, cutoff=0.6)
+    likeness = [difflib.SequenceMatcher(None, match, _fold(word)).ratio() for match in matches]
+    return [folded[match] for match, like in zip(matches, likeness, strict=True) if like > likeness[0] - 0.15]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from tkernel.config.owners import Installed, options_of
+from tkernel.config.owners import options_of
 from tkernel.config.read import Setting
 from tkernel.config.settle import Settings
 from tkernel.config.suggest import did_you_mean, near
 from tkernel.errors import Problem
+from tkernel.index import Entry
 
 CHOSEN_BY: Mapping[str, str] = {
     "adapter": "finetuning_type",
@@ -35,23 +36,11 @@ ABSENT: Mapping[str, str] = {
 """Groups of `llamafactory.json` that belong to systems which `tk` does not have."""
 
 
-def activates_extension(setting: Setting, installed: Sequence[Installed]) -> bool:
-    """Whether the key is `use_NAME` of an installed extension or distribution."""
-    name = setting.key.removeprefix("use_")
-    if name == setting.key:
-        return False
-    distributions = {f"tk-{name.replace('_', '-')}", name.replace("_", "-")}
-    return any(
-        plugin.label == f"extension:{name}" or plugin.distribution.lower().replace("_", "-") in distributions
-        for plugin in installed
-    )
-
-
 def explain(
     unowned: Sequence[Setting],
     known: Collection[str],
     chosen: Sequence[str],
-    installed: Sequence[Installed],
+    installed: Sequence[Entry],
     settings: Settings,
 ) -> tuple[list[Problem], list[str]]:
     """Problems of keys without an owner, and notes on those of LLaMA-Factory that ask for nothing.
@@ -64,9 +53,13 @@ def explain(
     facts: dict[str, dict[str, Any]] = json.loads(
         resources.files("tkernel.config").joinpath("llamafactory.json").read_text("utf-8")
     )
-    elsewhere: dict[str, list[Installed]] = {}
+    elsewhere: dict[str, list[Entry]] = {}
     if any(facts.get(setting.key, {}).get("group") not in ABSENT for setting in unowned):
-        others = [plugin for plugin in installed if plugin.label not in chosen]
+        others = [
+            entry
+            for entry in installed
+            if entry.kind in CHOSEN_BY and entry.door is None and f"{entry.kind}:{entry.name}" not in chosen
+        ]
         for plugin, keys in options_of(others):
             for key in keys:
                 elsewhere.setdefault(key, []).append(plugin)
@@ -92,10 +85,9 @@ def explain(
 
 
 def _of_another_plugin(
-    setting: Setting, plugins: Sequence[Installed], chosen: Sequence[str], settings: Settings
+    setting: Setting, plugins: Sequence[Entry], chosen: Sequence[str], settings: Settings
 ) -> Problem:
-    first = plugins[0]
-    kind, _, name = first.label.partition(":")
+    kind, name = plugins[0].kind, plugins[0].name
     owners = " and ".join(_named(plugin) for plugin in plugins[:3]) + (" and others" if plugins[3:] else "")
     selector = CHOSEN_BY[kind]
     here = [label for label in chosen if label.startswith(f"{kind}:")]
@@ -111,11 +103,13 @@ def _of_another_plugin(
     return Problem(message, setting.origin, setting.key, f"Take the line out, or use {get}.")
 
 
-def _named(plugin: Installed) -> str:
-    return plugin.label + ("" if plugin.distribution == "tkernel" else f" ({plugin.distribution})")
+def _named(plugin: Entry) -> str:
+    return f"{plugin.kind}:{plugin.name}" + (
+        "" if plugin.distribution == "tkernel" else f" ({plugin.distribution})"
+    )
 
 
-def _near_elsewhere(key: str, elsewhere: Mapping[str, Sequence[Installed]]) -> str | None:
+def _near_elsewhere(key: str, elsewhere: Mapping[str, Sequence[Entry]]) -> str | None:
     names = [f"{name!r} of {_named(elsewhere[name][0])}" for name in near(key, elsewhere, limit=1)]
     return f"Did you mean {names[0]}, which this run does not use?" if names else None
 
