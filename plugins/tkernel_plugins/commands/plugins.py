@@ -1,0 +1,149 @@
+"""List, show, test and create plugins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tkernel.activate import Loader
+from tkernel.cli.screen import table
+from tkernel.config.suggest import did_you_mean
+from tkernel.errors import NoProvider, TkError, UsageError
+from tkernel.index import ALL_KINDS, Entry, Index, read_index
+from tkernel.states import PluginState, plugin_states
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    help="List, show, test and create plugins.",
+)
+
+KINDS_HELP = "One of: " + ", ".join(ALL_KINDS)
+
+
+@app.command("list")
+def list_plugins(
+    kind: Annotated[str | None, typer.Argument(help=KINDS_HELP)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List installed plugins with their state; imports none of them.
+
+    Example:  tk plugins list template
+    """
+    if kind is not None and kind not in ALL_KINDS:
+        raise UsageError(f"there is no kind {kind!r}", hint=did_you_mean(kind, ALL_KINDS) or KINDS_HELP)
+    states = [state for state in plugin_states(read_index()) if kind in (None, state.kind)]
+    if as_json:
+        print(json.dumps([asdict(state) for state in states], indent=2))
+        return
+    print(table([row(state) for state in states], ("plugin", "distribution", "state")))
+
+
+def row(state: PluginState) -> tuple[str, str, str]:
+    """One line of the list."""
+    plugin = f"{state.kind}:{state.name}" if state.kind else "?"
+    detail = f"{state.state}: {state.detail}" if state.detail else state.state
+    return plugin, f"{state.distribution} {state.version}", detail
+
+
+@app.command()
+def show(plugin: Annotated[str, typer.Argument(help="NAME, KIND:NAME or DISTRIBUTION:NAME")]) -> None:
+    """Show where plugins of this name come from, their options and what they declare.
+
+    Example:  tk plugins show adapter:lora
+    """
+    loader = Loader()
+    for entry in named(read_index(), plugin):
+        print(f"{entry.kind}:{entry.name}")
+        print(f"  from      {entry.distribution} {entry.version}, {entry.target}")
+        # A command is a function or an app; it has a help text instead of options.
+        if entry.kind == "command":
+            print(f"  run       tk {entry.name} --help")
+        else:
+            describe(loader(entry))
+
+
+def describe(plugin: Any) -> None:
+    """The docstring, the static facts and the options of a plugin object."""
+    text = (type(plugin).__doc__ or "").strip().split("\n")[0]
+    if text and not dataclasses.is_dataclass(plugin):
+        print(f"  about     {text}")
+    for fact in ("default_template", "media", "lora_targets", "rows", "training_arguments", "import_first"):
+        if value := getattr(plugin, fact, None):
+            print(f"  {fact:9} {', '.join(value) if isinstance(value, tuple) else value}")
+    options = getattr(plugin, "Options", None)
+    if options is None:
+        return
+    print("  options")
+    rows = [(f"    {f.name}", shown(f.type), f"= {shown_default(f)}") for f in dataclasses.fields(options)]
+    print(table(rows))
+
+
+def shown(annotation: Any) -> str:
+    """A type as it is written."""
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+def shown_default(item: dataclasses.Field[Any]) -> str:
+    """The default of a field as it is written."""
+    if item.default is not dataclasses.MISSING:
+        return repr(item.default)
+    return repr(item.default_factory()) if item.default_factory is not dataclasses.MISSING else "(required)"
+
+
+def named(index: Index, spec: str) -> list[Entry]:
+    """The plugins that `NAME`, `KIND:NAME` or `DISTRIBUTION:NAME` stands for; at least one."""
+    left, _, name = spec.rpartition(":")
+    found = [e for e in index.entries if e.name == name and left in ("", e.kind, e.distribution)]
+    if not found:
+        known = [*(e.name for e in index.entries), *(f"{e.kind}:{e.name}" for e in index.entries)]
+        raise NoProvider(
+            f"no installed plugin is named {spec!r}",
+            hint=did_you_mean(spec, known) or "What is installed: tk plugins list",
+        )
+    return found
+
+
+@app.command()
+def test(
+    plugin: Annotated[str, typer.Argument(help="KIND:NAME, as in tk plugins list")],
+) -> None:
+    """Run the contract suite of a plugin.
+
+    Example:  tk plugins test adapter:lora
+    """
+    from tkernel.testing.run import run_contract
+
+    kind, colon, name = plugin.partition(":")
+    if not colon:
+        kind, name = named(read_index(), plugin)[0].kind, plugin
+    if code := run_contract(kind, name):
+        raise typer.Exit(code)
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help=KINDS_HELP)],
+    name: Annotated[str, typer.Argument(help="The name that users will write")],
+    into: Annotated[Path, typer.Option(help="The folder to make it in")] = Path(),
+) -> None:
+    """Write a distribution with one working plugin, its contract test and a README.
+
+    Example:  tk plugins new adapter mylab && pip install -e tk-mylab && tk plugins test adapter:mylab
+    """
+    from tkernel_plugins.scaffold import write_distribution
+
+    if kind not in ALL_KINDS:
+        raise UsageError(f"there is no kind {kind!r}", hint=did_you_mean(kind, ALL_KINDS) or KINDS_HELP)
+    try:
+        folder = write_distribution(kind, name, into)
+    except OSError as error:
+        raise TkError(f"cannot write to {error.filename}: {error.strerror}") from error
+    print(f"wrote {folder}")
+    print(f"next: pip install -e {folder} && tk plugins test {kind}:{name}")
