@@ -125,6 +125,10 @@ class ProviderMisbehaved(PluginError):
     """A provider returned `None` or a value of the wrong type."""
 
 
+class ExtensionMisbehaved(PluginError):
+    """An extension swallowed an exception, or changed the type of a result."""
+
+
 class SlotError(PluginError):
     """A slot was written twice, does not exist, or was never read."""
 

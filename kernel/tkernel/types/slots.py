@@ -31,6 +31,7 @@ class Slots:
         self.accumulating = tuple(accumulating)
         self._values: dict[str, list[tuple[str, Any]]] = {}
         self._read: set[str] = set()
+        self._options: dict[str, Any] = {}
 
     def put(self, name: str, value: Any, *, by: str) -> None:
         """Fill slot `name`; `by` is the plugin that does it and is named in errors.
@@ -64,6 +65,14 @@ class Slots:
             for name, written in self._values.items()
             if written and name not in self._read
         }
+
+    def bind(self, extension: str, options: Any) -> None:
+        """Called by the kernel before the hook: the bound `Options` of an extension."""
+        self._options[extension] = options
+
+    def options(self, extension: str) -> Any:
+        """The bound `Options` of the extension with this entry-point name; None if it declares none."""
+        return self._options.get(extension)
 
     def _check(self, name: str) -> None:
         known = (*self.once, *self.accumulating)

