@@ -26,9 +26,10 @@ class SupervisedFineTuning:
     @hookimpl
     def train_stage(self, request: StageRequest) -> StageResult:
         """Check the arguments, prepare the data, train, evaluate, save."""
-        from tkernel_plugins.data import prepare
+        from tkernel_plugins.data.collator import SupervisedCollator
+        from tkernel_plugins.data.prepare import prepare
         from tkernel_plugins.training.arguments import build_arguments, resume_of
-        from tkernel_plugins.training.saving import processing_class
+        from tkernel_plugins.training.saving import padding_id, processing_class
         from tkernel_plugins.training.session import run
         from tkernel_plugins.training.trainer import SupervisedTrainer
 
@@ -43,7 +44,7 @@ class SupervisedFineTuning:
             accuracy=request.options.compute_accuracy,
             train_dataset=prepared.train,
             eval_dataset=prepared.eval,
-            data_collator=prepared.collator,
+            data_collator=SupervisedCollator(padding_id(request.bundle.tokenizer), media=request.media),
             processing_class=processing_class(request.bundle, request.renderer),
         )
         return run(trainer, request, resume=resume, data=prepared.report.lines())

@@ -21,6 +21,14 @@ def processing_class(bundle: ModelBundle, renderer: Renderer) -> Any:
     return chosen
 
 
+def padding_id(tokenizer: Any) -> int:
+    """The id that fills batches; any id does, because padding is masked by position."""
+    for value in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if value is not None:
+            return int(value)
+    return 0
+
+
 def save_generation_config(module: Any, renderer: Renderer, output_dir: Path) -> None:
     """Write `generation_config.json` whose end-of-sequence ids are the template's stop ids."""
     model = module.get_base_model() if hasattr(module, "get_base_model") else module

@@ -149,10 +149,9 @@ def _load_finished(trainer: SupervisedTrainer, path: Path) -> Metrics:
 def _evaluate(trainer: SupervisedTrainer) -> Metrics:
     """The metrics of the last step: those just logged if they are of these weights, else new ones."""
     last = [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]
-    several = isinstance(trainer.eval_dataset, dict)
-    if last and last[-1]["step"] == trainer.state.global_step and trainer.args.do_train and not several:
-        if not trainer.args.load_best_model_at_end:
-            return {name: value for name, value in last[-1].items() if name != "step"}
+    is_current = bool(last) and last[-1]["step"] == trainer.state.global_step and trainer.args.do_train
+    if is_current and not isinstance(trainer.eval_dataset, dict) and not trainer.args.load_best_model_at_end:
+        return {name: value for name, value in last[-1].items() if name != "step"}
     return dict(trainer.evaluate())
 
 

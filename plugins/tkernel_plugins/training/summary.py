@@ -1,4 +1,4 @@
-"""The ten lines before step 1: what is trained on what, how, and where it goes."""
+"""The dozen lines before step 1: what is trained on what, how, and where it goes."""
 
 from __future__ import annotations
 
@@ -52,37 +52,30 @@ class Summary(TrainerCallback):  # type: ignore[misc]
         """Print."""
         if not state.is_world_process_zero:
             return
-        for name, text in self.rows(args, state):
-            print(f"{name:<10} {text}")
-        print(flush=True)
+        print("\n".join(self.lines(args, state)), end="\n\n", flush=True)
 
-    def rows(self, args: TrainingArguments, state: TrainerState) -> list[tuple[str, str]]:
-        """Name and text of each line."""
+    def lines(self, args: TrainingArguments, state: TrainerState) -> list[str]:
+        """Lines of a word and a text; those about the data came from its preparation."""
         bundle = self.request.bundle
         trained, total = parameter_counts(bundle.module)
-        batch, accumulated = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        devices = args.world_size
-        scheduler = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+        share = 100 * trained / max(total, 1)
+        batch, accumulated, devices = (
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+        )
+        plural = "device" if devices == 1 else "devices"
+        scheduler, optimizer = (getattr(name, "value", name) for name in (args.lr_scheduler_type, args.optim))
         resumed = f", going on after step {state.global_step}" if state.global_step else ""
-        rows = [
-            ("model", f"{bundle.facts.name} ({bundle.facts.model_type}, {total:,} parameters)"),
-            (
-                "trained",
-                f"{adapter_words(self.request)}: {trained:,} parameters ({100 * trained / max(total, 1):.2f} %)",
-            ),
-            ("template", self.request.renderer.name),
-            *(("data", line) for line in self.data),
-            (
-                "batch",
-                f"{batch} x {accumulated} accumulated x {devices} devices = {batch * accumulated * devices}",
-            ),
-            ("steps", f"{state.max_steps} ({state.num_train_epochs} epochs){resumed}"),
-            (
-                "learning",
-                f"rate {args.learning_rate:g}, {scheduler}, {getattr(args.optim, 'value', args.optim)}",
-            ),
-            ("precision", precision(args, bundle.module)),
-            ("device", device_words(args)),
-            ("output", str(args.output_dir)),
+        return [
+            f"model      {bundle.facts.name} ({bundle.facts.model_type}, {total:,} parameters)",
+            f"trained    {adapter_words(self.request)}: {trained:,} parameters ({share:.2f} %)",
+            f"template   {self.request.renderer.name}",
+            *self.data,
+            f"batch      {batch} x {accumulated} accumulated x {devices} {plural} = {batch * accumulated * devices}",
+            f"steps      {state.max_steps} ({state.num_train_epochs} epochs), {optimizer}, "
+            f"learning rate {args.learning_rate:g} {scheduler}{resumed}",
+            f"device     {device_words(args)}; {precision(args, bundle.module)}",
+            f"output     {args.output_dir}",
+            *(f"note       {note}" for note in self.notes),
         ]
-        return rows + [("note", note) for note in self.notes]

@@ -11,6 +11,7 @@ import torch
 from training_kit import Sample, chatml, pad
 
 from tkernel.testing import tiny
+from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.training.options import TrainingOptions
 
@@ -30,12 +31,22 @@ def samples() -> list[Sample]:
     return made
 
 
+def held_out_entry(rows: Any) -> LoadedDataset:
+    """Rows as an entry of `eval_dataset`."""
+    return LoadedDataset(DatasetEntry("held_out", "held_out.json"), rows, DatasetReport("held_out"))
+
+
 @pytest.fixture
 def make_request(tmp_path: Path) -> Callable[..., StageRequest]:
     """A stage request over a tiny Llama; keyword arguments are training arguments."""
 
     def make(
-        *, bundle: Any = None, options: Any = None, output_dir: Path | None = None, **arguments: Any
+        *,
+        bundle: Any = None,
+        options: Any = None,
+        held_out: Any = None,
+        output_dir: Path | None = None,
+        **arguments: Any,
     ) -> StageRequest:
         bundle = bundle or tiny.make_bundle()
         bundle.module.requires_grad_(True)
@@ -43,6 +54,7 @@ def make_request(tmp_path: Path) -> Callable[..., StageRequest]:
             bundle=bundle,
             renderer=chatml(bundle.tokenizer),
             options=options or TrainingOptions(),
+            eval=[held_out_entry(held_out)] if held_out else [],
             arguments=arguments,
             output_dir=output_dir or tmp_path / "out",
             settings={"finetuning_type": "full", "stage": "sft"},

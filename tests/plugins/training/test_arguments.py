@@ -1,0 +1,97 @@
+"""Training arguments: conflicts are found before data is prepared, devices are chosen sanely."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tkernel_plugins.training.arguments import build_arguments, has_accelerator
+from tkernel_plugins.training.checkpoints import find_resume
+from tkernel_plugins.training.errors import CheckpointError, TrainingArgumentsError
+from tkernel_plugins.training.options import TrainingOptions
+
+needs_no_gpu = pytest.mark.skipif(has_accelerator(), reason="this machine has an accelerator")
+
+
+@needs_no_gpu
+@pytest.mark.parametrize(
+    "written", [{}, {"use_cpu": False}, {"bf16": True}, {"bf16": True, "use_cpu": False}]
+)
+def test_without_a_gpu_the_cpu_is_used_whatever_was_written(make_request, written):
+    arguments = build_arguments(make_request(**written))
+    assert arguments.use_cpu
+    assert arguments.device.type == "cpu"
+    assert arguments.bf16 is written.get("bf16", False)
+
+
+@needs_no_gpu
+def test_fp16_without_a_gpu_is_an_error_that_says_what_to_write_instead(make_request):
+    with pytest.raises(TrainingArgumentsError, match=r"`fp16: true` needs a GPU(.|\n)*`bf16: true`"):
+        build_arguments(make_request(fp16=True))
+
+
+def test_all_conflicts_are_reported_at_once(make_request):
+    request = make_request(
+        options=TrainingOptions(disable_shuffling=True, early_stopping_steps=3),
+        fp16=True,
+        bf16=True,
+        train_sampling_strategy="group_by_length",
+    )
+    with pytest.raises(TrainingArgumentsError) as caught:
+        build_arguments(request)
+    keys = {problem.key for problem in caught.value.problems}
+    assert keys == {"fp16", "disable_shuffling", "early_stopping_steps"}
+
+
+@pytest.mark.parametrize("asked", [{"eval_strategy": "steps"}, {"do_eval": True}])
+def test_evaluation_with_nothing_to_evaluate_on_is_an_error(make_request, asked):
+    with pytest.raises(TrainingArgumentsError, match="nothing to evaluate on"):
+        build_arguments(make_request(**asked))
+
+
+def test_held_out_data_is_evaluated_without_being_asked_for(make_request):
+    assert build_arguments(make_request(held_out=[{}])).do_eval
+
+
+def test_conflicts_that_transformers_finds_are_reported_as_ours(make_request):
+    request = make_request(held_out=[{}], load_best_model_at_end=True, save_steps=7)
+    with pytest.raises(TrainingArgumentsError, match="save and eval strategy to match"):
+        build_arguments(request)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_without_permission_is_an_error(make_request, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(TrainingArgumentsError, match="no permission"):
+        build_arguments(make_request(output_dir=tmp_path / "a/b"))
+
+
+def test_an_output_folder_below_a_file_is_an_error(make_request, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingArgumentsError, match="a file is in the way"):
+        build_arguments(make_request(output_dir=tmp_path / "file/out"))
+
+
+def test_nothing_is_reported_to_anybody_and_lines_come_every_ten_steps_unless_asked(make_request):
+    arguments = build_arguments(make_request())
+    assert (arguments.report_to, arguments.logging_steps) == ([], 10)
+    assert build_arguments(make_request(logging_steps=3)).logging_steps == 3
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_gradient_checkpointing_is_understood_under_its_old_name(make_request):
+    assert build_arguments(make_request(gradient_checkpointing=True)).activation_checkpointing
+
+
+def test_a_path_that_is_no_checkpoint_is_an_error_with_the_reason(tmp_path):
+    with pytest.raises(CheckpointError, match="the folder does not exist"):
+        find_resume(str(tmp_path / "checkpoint-9"), tmp_path)
+    (tmp_path / "checkpoint-9").mkdir()
+    with pytest.raises(CheckpointError, match=r"trainer_state\.json is missing"):
+        find_resume(str(tmp_path / "checkpoint-9"), tmp_path)
+
+
+@pytest.mark.parametrize("wanted", [None, False, "false", ""])
+def test_not_resuming_needs_no_checkpoint(wanted, tmp_path):
+    assert find_resume(wanted, tmp_path).path is None
