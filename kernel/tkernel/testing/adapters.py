@@ -16,6 +16,8 @@ from tkernel.types.bundle import ModelBundle
 from tkernel.types.requests import AdapterRequest
 
 TEXTS = ("The user owes 12 to the inn.", "Hello there, naïve 😀 friend", "and then on and on and on")
+ROUNDING = 2e-5
+"""What logits of size 1 may differ by in fp32 when an adapter was merged into the weights."""
 
 
 class AdapterContract(Contract):
@@ -137,7 +139,7 @@ class AdapterContract(Contract):
         self.train(bundle, 3)
         self.save(bundle, tmp_path)
         loaded = self.load(tmp_path, trainable=False)
-        assert (self.logits(loaded) - self.logits(bundle)).abs().max().item() <= 1e-6
+        assert (self.logits(loaded) - self.logits(bundle)).abs().max().item() <= ROUNDING
 
     def test_training_resumes_from_a_saved_result(self, tmp_path: Path) -> None:
         """Loaded for training, it starts from the saved result and goes on learning."""
@@ -208,7 +210,7 @@ class AdapterContract(Contract):
             loaded = self.load(tmp_path, trainable=False)
         else:
             loaded = self.adapt(adapters=(str(tmp_path),), trainable=False, new_tokens=(token,))
-        assert (self.logits(loaded) - self.logits(adapted)).abs().max().item() <= 1e-6
+        assert (self.logits(loaded) - self.logits(adapted)).abs().max().item() <= ROUNDING
 
 
 def _embedding(bundle: ModelBundle) -> Any:

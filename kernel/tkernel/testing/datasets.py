@@ -29,7 +29,7 @@ _QUESTIONS = ("Who runs the inn?", "Where is the naïve café? 😀", "How much 
 _ANSWERS = ("The user does.", "Behind the inn.\nOn the left.", "It is 24.")
 
 
-def _pairs(make: Any) -> tuple[dict[str, Any], ...]:
+def _pairs(make: Any) -> tuple[Any, ...]:
     return tuple(make(question, answer) for question, answer in zip(_QUESTIONS, _ANSWERS, strict=True))
 
 

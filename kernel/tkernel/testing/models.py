@@ -86,24 +86,23 @@ class ModelContract(Contract):
         assert second.tokenizer(TEXT).input_ids == first.tokenizer(TEXT).input_ids
         assert self.logits(second).equal(self.logits(first))
 
-    def test_the_dtype_is_the_one_of_the_files_or_the_one_asked_for(self, tmp_path: Path) -> None:
-        """For inference the files decide, unless the option `infer_dtype` (where there is one) does."""
+    def test_the_dtype_is_the_one_asked_for(self, tmp_path: Path) -> None:
+        """All weights are in the precision that is asked for: by the option `infer_dtype` where there
+        is one, else by `dtype` in the slot `load_kwargs`."""
         import torch
 
-        facts = self.write_model(tmp_path / "float32")
-        bundle = self.load(facts)
-        half = tmp_path / "bfloat16"
-        bundle.module.to(torch.bfloat16).save_pretrained(half)
-        bundle.tokenizer.save_pretrained(half)
-        if bundle.processor is not None:
-            bundle.processor.save_pretrained(half)
-        half_facts = replace(facts, name=str(half), location=str(half))
-        assert _dtypes(self.load(facts)) == {torch.float32}
-        assert _dtypes(self.load(half_facts)) == {torch.bfloat16}
-        declared = getattr(self.provider, "Options", None)
-        if declared is not None and "infer_dtype" in declared.__dataclass_fields__:
-            options = self.bound_options(infer_dtype="bfloat16")
-            assert _dtypes(self.load(facts, options=options)) == {torch.bfloat16}
+        facts = self.write_model(tmp_path)
+        fields = getattr(getattr(self.provider, "Options", None), "__dataclass_fields__", {})
+        for dtype in (torch.float32, torch.bfloat16):
+            named = str(dtype).removeprefix("torch.")
+            options = (
+                self.bound_options(infer_dtype=named) if "infer_dtype" in fields else self.bound_options()
+            )
+            request = self.request(facts, options=options)
+            if "infer_dtype" not in fields:
+                request.slots.put("load_kwargs", {"dtype": dtype}, by="contract")
+            module = self.provider.load_model(request).module
+            assert {parameter.dtype for parameter in module.parameters()} == {dtype}
 
     def test_the_tokenizer_is_the_one_of_the_folder(self, tmp_path: Path) -> None:
         """It knows the folder's tokens, special ones included, and decodes what it encoded."""
@@ -221,7 +220,3 @@ class ModelContract(Contract):
         for kind, fact in (("template", "default_template"), ("media", "media")):
             name = getattr(self.provider, fact, None)
             assert name is None or name in installed(kind)
-
-
-def _dtypes(bundle: ModelBundle) -> set[Any]:
-    return {parameter.dtype for parameter in bundle.module.parameters()}

@@ -184,7 +184,7 @@ class StageContract(Contract):
         def sgd(model: Any, _: Any) -> Any:
             return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
 
-        arguments = {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 0.1}
+        arguments: dict[str, Any] = {"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 0.1}
         result, _ = self.run(tmp_path, slots={"optimizer": sgd}, **arguments)
         for name, parameter in result.bundle.module.named_parameters():
             if name in expected:
@@ -192,7 +192,7 @@ class StageContract(Contract):
 
     def test_the_loss_slot_replaces_the_loss(self, tmp_path: Path) -> None:
         """A loss that an extension contributes is the one that is trained on and logged."""
-        arguments = {"max_steps": 2, "per_device_train_batch_size": 4}
+        arguments: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 4}
 
         def constant(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
             return outputs.logits.sum() * 0.0 + 3.0
@@ -210,7 +210,7 @@ class StageContract(Contract):
 
     def test_resuming_reproduces_the_uninterrupted_run(self, tmp_path: Path) -> None:
         """Four steps, and two steps, a checkpoint and two more give the same losses and the same bits."""
-        arguments = {
+        arguments: dict[str, Any] = {
             "max_steps": 4,
             "per_device_train_batch_size": 2,
             "lr_scheduler_type": "linear",
@@ -233,7 +233,7 @@ class StageContract(Contract):
 
         import torch
 
-        arguments = {"max_steps": 4, "per_device_train_batch_size": 2}
+        arguments: dict[str, Any] = {"max_steps": 4, "per_device_train_batch_size": 2}
         results = []
         for state, seed in ((1, 42), (2, 42), (2, 43)):
             torch.manual_seed(state)
@@ -247,15 +247,19 @@ class StageContract(Contract):
         """With the learning rate 0, the losses of one epoch are those of all rows, each once."""
         rows = self.rows(SAID)
         expected = sorted(self.reference_loss(self.bundle(), [row]).item() for row in rows)
-        arguments = {"num_train_epochs": 1, "per_device_train_batch_size": 1, "learning_rate": 0.0}
+        arguments: dict[str, Any] = {
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 1,
+            "learning_rate": 0.0,
+        }
         _, logs = self.run(tmp_path, train=SAID, **arguments)
         assert sorted(_losses(logs)) == pytest.approx(expected, rel=1e-4, abs=2e-4)
 
     def test_the_evaluation_loss_is_the_mean_over_its_tokens(self, tmp_path: Path) -> None:
         """It equals the independent loop over the evaluation rows, in eval mode."""
         expected = self.reference_loss(self.bundle(), self.rows(SAID[4:])).item()
-        arguments = {"max_steps": 1, "learning_rate": 0.0, "per_device_train_batch_size": 4}
-        evaluation = {
+        arguments: dict[str, Any] = {"max_steps": 1, "learning_rate": 0.0, "per_device_train_batch_size": 4}
+        evaluation: dict[str, Any] = {
             "do_eval": True,
             "eval_strategy": "steps",
             "eval_steps": 1,
@@ -268,8 +272,8 @@ class StageContract(Contract):
 
     def test_evaluation_changes_nothing(self, tmp_path: Path) -> None:
         """A run that evaluates at every step gives the same bits as one that never does."""
-        arguments = {"max_steps": 3, "per_device_train_batch_size": 2}
-        evaluation = {"do_eval": True, "eval_strategy": "steps", "eval_steps": 1}
+        arguments: dict[str, Any] = {"max_steps": 3, "per_device_train_batch_size": 2}
+        evaluation: dict[str, Any] = {"do_eval": True, "eval_strategy": "steps", "eval_steps": 1}
         without, _ = self.run(tmp_path / "without", train=SAID, **arguments)
         with_it, _ = self.run(tmp_path / "with", train=SAID, evaluate=SAID[:2], **arguments, **evaluation)
         assert _moved(without.bundle, with_it.bundle) == []

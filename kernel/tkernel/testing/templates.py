@@ -51,6 +51,8 @@ class TemplateContract(Contract):
     """What may stand between the start of a supervised stretch and the reply's text."""
     separator: ClassVar[str] = r"\s*"
     """What may follow a reply's terminator inside the supervised stretch."""
+    markup: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
+    """Tokens that the template may read in a reply's content, as the marks of its reasoning."""
     efficient_eos: ClassVar[bool] = False
     """Replies have no terminator of their own; after an earlier one, the end-of-sequence token is
     learned in place of the next prompt's first token."""
@@ -139,8 +141,10 @@ class TemplateContract(Contract):
         """Text in the data that looks like a special token is never encoded as one, in any role."""
         renderer = self.renderer()
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
-        typed = " and ".join(self.tokenizer.convert_ids_to_tokens(sorted(special)))
+        words = self.tokenizer.convert_ids_to_tokens(sorted(special))
         for position, message in enumerate(THREE_TURNS.messages):
+            read = self.markup if message.role == "assistant" else ()
+            typed = " and ".join(word for word in words if word not in read)
             plain, spiked = (_with_content(THREE_TURNS, position, f"say {text} now") for text in ("x", typed))
             expected, found = (
                 [token for token in renderer.encode([c])[0].input_ids if token in special]
