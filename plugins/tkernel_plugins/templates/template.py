@@ -14,6 +14,7 @@ from tkernel import hookimpl
 from tkernel.errors import TkError
 from tkernel.rendering import SegmentRenderer
 from tkernel.types.requests import TemplateRequest
+from tkernel_plugins.templates.chat_template import chat_template
 from tkernel_plugins.templates.options import TemplateOptions
 from tkernel_plugins.templates.reply_parser import parse_reply
 from tkernel_plugins.templates.slots import CONTENT, EOS, Slots
@@ -113,4 +114,5 @@ class Template:
             added_tokens=added,
             efficient_eos=self.efficient_eos,
             parse=partial(parse_reply, writer),
+            jinja=partial(chat_template, writer),
         )
