@@ -14,9 +14,9 @@ from tkernel.config.options import RunOptions
 from tkernel.config.read import Setting
 from tkernel.config.renames import RENAMES, Rename
 from tkernel.config.settle import Settings
-from tkernel.config.training_arguments import Arguments
+from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.config.unknown import explain
-from tkernel.errors import ConfigError, Problem, TkError
+from tkernel.errors import ConfigError, MissingRequirement, Problem, TkError
 from tkernel.index import Entry
 
 KERNEL = "the kernel"
@@ -128,6 +128,8 @@ def bind(
     """
     found = [*settings.problems, *problems]
     notes: list[str] = []
+    if arguments is None and not any(owner.label.startswith("stage:") for owner in owners):
+        arguments = _usual_arguments()
     keys = {key.name: key for key in _argument_keys(arguments)}
     per_owner = {owner.label: _keys_of(owner.label, owner.distribution, owner.options) for owner in owners}
     kernel = _keys_of(KERNEL, "tkernel", RunOptions)
@@ -175,6 +177,14 @@ def _keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[s
             item.name, label, distribution, hints[item.name], default, item.metadata, (), bases[-1]
         )
     return keys
+
+
+def _usual_arguments() -> Arguments | None:
+    """What most stages have, so that a misspelt stage does not make every training argument unknown."""
+    try:
+        return read_arguments("transformers.training_args:TrainingArguments")
+    except MissingRequirement:
+        return None
 
 
 def _argument_keys(arguments: Arguments | None) -> list[Key]:

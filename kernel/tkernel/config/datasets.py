@@ -57,15 +57,17 @@ LARGEST_ROW = 1 << 26
 """Bytes of a JSON file that are read at most in search of the end of its first row."""
 
 _SCHEMA = """
-import sys
-try:
-    import pyarrow.parquet
-    schema = pyarrow.parquet.read_schema(sys.argv[1])
-except Exception:
-    import pyarrow.ipc
-    open_ = pyarrow.ipc.open_stream
-    schema = open_(pyarrow.memory_map(sys.argv[1])).schema
-print("\\n".join(schema.names))
+import sys, pyarrow, pyarrow.ipc, pyarrow.parquet
+for read in (
+    pyarrow.parquet.read_schema,
+    lambda path: pyarrow.ipc.open_stream(pyarrow.memory_map(path)).schema,
+    lambda path: pyarrow.ipc.open_file(pyarrow.memory_map(path)).schema,
+):
+    try:
+        print("\\n".join(read(sys.argv[1]).names))
+        break
+    except pyarrow.ArrowInvalid:
+        continue
 """
 
 
@@ -238,7 +240,7 @@ def _csv_columns(path: Path) -> tuple[str, ...] | None:
 def _arrow_columns(path: Path) -> tuple[str, ...] | None:
     command = [sys.executable, "-c", _SCHEMA, str(path)]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
-    return tuple(child.stdout.splitlines()) if child.returncode == 0 else None
+    return tuple(child.stdout.splitlines()) or None
 
 
 _READERS: Mapping[str, Callable[[Path], tuple[str, ...] | None]] = {

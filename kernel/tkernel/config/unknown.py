@@ -26,6 +26,9 @@ CHOSEN_BY: Mapping[str, str] = {
 }
 """Kind of plugin -> the key that decides which one a run uses."""
 
+ALWAYS_CHOSEN = ("model", "adapter", "stage", "template", "engine")
+"""Kinds of which every run has one; where it is missing, that is told elsewhere, and its keys are not to blame."""
+
 ABSENT: Mapping[str, str] = {
     "megatron_bridge": "Megatron Bridge",
     "mcore_adapter": "Megatron-Core",
@@ -68,7 +71,7 @@ def explain(
     for setting in unowned:
         key, fact = setting.key, facts.get(setting.key)
         if key in elsewhere:
-            problems.append(_of_another_plugin(setting, elsewhere[key], chosen, settings))
+            problems += _of_another_plugin(setting, elsewhere[key], chosen, settings)
         elif fact and setting.value == fact["default"] and type(setting.value) is type(fact["default"]):
             asking_nothing.append(setting)
         elif fact and fact["group"] in ABSENT:
@@ -86,11 +89,13 @@ def explain(
 
 def _of_another_plugin(
     setting: Setting, plugins: Sequence[Entry], chosen: Sequence[str], settings: Settings
-) -> Problem:
+) -> list[Problem]:
     kind, name = plugins[0].kind, plugins[0].name
     owners = " and ".join(_named(plugin) for plugin in plugins[:3]) + (" and others" if plugins[3:] else "")
     selector = CHOSEN_BY[kind]
     here = [label for label in chosen if label.startswith(f"{kind}:")]
+    if not here and kind in ALWAYS_CHOSEN:
+        return []
     origin = settings.origin(selector)
     where = f" ({selector} at {origin})" if origin else f" (the default of {selector})" if here else ""
     message = f"{setting.key} belongs to {owners}; this run uses {' and '.join(here) or f'no {kind}'}{where}"
@@ -100,7 +105,7 @@ def _of_another_plugin(
         "media": f"a model whose media {name} processes",
         "dataset": f"data in the format {name}",
     }.get(kind, f"{selector}: {name.partition('.')[0]}")
-    return Problem(message, setting.origin, setting.key, f"Take the line out, or use {get}.")
+    return [Problem(message, setting.origin, setting.key, f"Take the line out, or use {get}.")]
 
 
 def _named(plugin: Entry) -> str:
