@@ -83,16 +83,6 @@ class TemplateContract(Contract):
             pattern = f"{self.reply_prefix}{re.escape(reply)}\\s*({stops}){self.separator}"
             assert re.fullmatch(pattern, stretch), f"{stretch!r} is not {reply!r} and its terminator"
 
-    def test_replies_end_with_a_stop_id(self) -> None:
-        """What an engine stops at is what training teaches: each reply contains one stop id, at its end."""
-        renderer = self.renderer()
-        stops = set(renderer.stop_ids)
-        assert stops
-        for ids in _supervised(renderer.encode([THREE_TURNS])[0]):
-            at = [position for position, token in enumerate(ids) if token in stops]
-            assert len(at) == 1
-            assert self.decode(ids[at[0] + 1 :]).strip() == ""
-
     def test_stop_words_and_stop_ids_are_the_same_tokens(self) -> None:
         """`stop_words` are the tokens of `stop_ids`."""
         renderer = self.renderer()
