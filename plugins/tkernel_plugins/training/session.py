@@ -88,7 +88,7 @@ def run(
         curves = plot_losses(trainer.state.log_history, output_dir) if options.plot_loss else []
         if trainer.args.do_train:
             write_card(request, trainer.args, metrics, output_dir)
-        _say(metrics, output_dir, curves)
+        _say(metrics, curves)
     return StageResult(request.bundle.replace(module=module), output_dir, trainer.state.global_step, metrics)
 
 
@@ -155,10 +155,9 @@ def _evaluate(trainer: SupervisedTrainer) -> Metrics:
     return dict(trainer.evaluate())
 
 
-def _say(metrics: Metrics, output_dir: Path, curves: Sequence[Path]) -> None:
+def _say(metrics: Metrics, curves: Sequence[Path]) -> None:
     losses = [f"{n} {v:.4f}" for n, v in metrics.items() if n.endswith(("_loss", "_accuracy"))]
     if losses:
-        print("  ".join(losses))
+        print("  ".join(losses), flush=True)
     for curve in curves:
-        print(f"loss curve in {curve}")
-    print(f"saved in {output_dir}", flush=True)
+        print(f"loss curve in {curve}", flush=True)
