@@ -61,9 +61,14 @@ def _fit_embeddings(module: Any, tokenizer: Any, seed: int, may_grow: bool) -> t
 def _upcast_layernorm(module: Any) -> None:
     import torch
 
+    names = set()
     for name, parameter in module.named_parameters():
-        if parameter.ndim == 1 and "norm" in name.rpartition(".")[0].rpartition(".")[2]:
+        layer = name.split(".")[-2]
+        if parameter.ndim == 1 and "norm" in layer:
             parameter.data = parameter.data.to(torch.float32)
+            names.add(layer)
+    # transformers' own list of what stays in float32, which adapters respect.
+    module._keep_in_fp32_modules = {*(module._keep_in_fp32_modules or ()), *names}
 
 
 def _to_float32(module: Any, inputs: Any, output: Any) -> Any:

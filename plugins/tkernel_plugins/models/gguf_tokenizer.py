@@ -91,7 +91,7 @@ _NAMES: Mapping[PreTokenizer, str] = {
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {n: pre for pre, names in _NAMES.items() for n in names.split()}
 """`tokenizer.ggml.pre` -> how text is cut."""
 
-_CONTROL, _USER_DEFINED = 3, 4
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
 
 def gguf_tokenizer(file: GgufFile, **kwargs: Any) -> Any:
@@ -136,7 +136,8 @@ def _byte_level(file: GgufFile, kwargs: Mapping[str, Any]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     meta = file.metadata
-    tokens, types = meta["tokenizer.ggml.tokens"], meta.get("tokenizer.ggml.token_type", ())
+    tokens = meta["tokenizer.ggml.tokens"]
+    types = meta.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
     pre = pre_tokenizer_of(file)
     special = {
         name: tokens[meta[f"tokenizer.ggml.{key}_token_id"]]
@@ -158,10 +159,18 @@ def _byte_level(file: GgufFile, kwargs: Mapping[str, Any]) -> Any:
     bpe.pre_tokenizer = pre_tokenizers.Sequence([*cuts, byte_level]) if cuts else byte_level
     bpe.decoder = decoders.ByteLevel()
     bpe.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t, kind in zip(tokens, types) if kind == _CONTROL]
+        [
+            AddedToken(t, special=True, normalized=False)
+            for t, kind in zip(tokens, types, strict=True)
+            if kind == _CONTROL
+        ]
     )
     bpe.add_tokens(
-        [AddedToken(t, normalized=False) for t, kind in zip(tokens, types) if kind == _USER_DEFINED]
+        [
+            AddedToken(t, normalized=False)
+            for t, kind in zip(tokens, types, strict=True)
+            if kind == _USER_DEFINED
+        ]
     )
     if meta.get("tokenizer.ggml.add_bos_token", pre.adds_bos) and "bos" in special:
         bos = special["bos"]

@@ -1,0 +1,114 @@
+"""An adapter folder as peft writes it, and whether it fits a model. Not a plugin; the library of `lora`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tkernel.errors import TkError
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """Its path, the content of `adapter_config.json`, and the shape of every tensor."""
+
+    path: str
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
+
+
+def read_adapter(name: str) -> AdapterFolder:
+    """Read config and shapes of the LoRA adapter in folder (or hub id) `name`, not its weights.
+
+    Raises:
+        TkError: no such folder, files missing, pickled weights, or another method than LoRA.
+    """
+    folder = _folder_of(name)
+    if not (folder / CONFIG).exists():
+        found = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
+        nested = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
+        hint = f"Did you mean {folder / nested[-1]}?" if nested else f"In it: {found}."
+        raise TkError(f"{folder} is not an adapter: it has no {CONFIG}", hint=hint)
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise TkError(
+            f"{folder} is a {config.get('peft_type')} adapter, not a LoRA",
+            hint="Name the `finetuning_type` that made it.",
+        )
+    if not (folder / WEIGHTS).exists():
+        pickled = (folder / "adapter_model.bin").exists()
+        raise TkError(
+            f"{folder} has no {WEIGHTS}" + ("; its adapter_model.bin is a pickle" if pickled else ""),
+            hint="Save the adapter in safetensors format."
+            if pickled
+            else "Was the run that wrote it cut off?",
+        )
+    return AdapterFolder(str(folder), config, _shapes(folder / WEIGHTS))
+
+
+def check_layers(folder: AdapterFolder, module: Any, model: str) -> None:
+    """Compare every A and B of the adapter with the layer of `module` that it belongs to.
+
+    Raises:
+        TkError: a layer that `module` does not have, or one of other sizes.
+    """
+    base = folder.config.get("base_model_name_or_path") or "another model"
+    layers = dict(module.named_modules())
+    for key, shape in folder.shapes.items():
+        found = re.fullmatch(r"base_model\.model\.(.+)\.lora_(A|B)\.weight", key)
+        if not found:
+            continue
+        name, side = found.groups()
+        weight = getattr(layers.get(name), "weight", None)
+        if weight is None:
+            raise TkError(
+                f"adapter {folder.path} has weights for {name}, which {model} ({module.config.model_type}) lacks",
+                hint=f"It was made for {base}: name that in `model_name_or_path`.",
+            )
+        if getattr(weight, "quant_type", None) or weight.ndim != 2 or type(layers[name]).__name__ == "Conv1D":
+            continue
+        size = weight.shape[1] if side == "A" else weight.shape[0]
+        have = shape[1] if side == "A" else shape[0]
+        if size != have:
+            raise TkError(
+                f"adapter {folder.path} has {have} {'inputs' if side == 'A' else 'outputs'} for {name}, "
+                f"{model} has {size}",
+                hint=f"It was made for {base}: name that in `model_name_or_path`.",
+            )
+
+
+def _folder_of(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise TkError(
+            f"adapter_name_or_path: there is no folder {name}", hint=f"Looked for {path.absolute()}."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise TkError(
+            f"adapter_name_or_path: there is no folder {name}, and no adapter of that name on the hub or in "
+            f"the cache ({type(error).__name__})",
+            hint=f"Looked for {path.absolute()}. To fetch one: hf download {name}",
+        ) from error
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise TkError(f"{path} is damaged: {error}", hint="Use an earlier checkpoint of that run.") from error

@@ -1,0 +1,52 @@
+"""`adapter:lora`: low-rank adapters (https://arxiv.org/abs/2106.09685) on peft."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tkernel import ModelBundle, hookimpl
+from tkernel.types.requests import AdapterRequest
+from tkernel_plugins.adapters.options import AdapterOptions
+
+
+@dataclass(frozen=True)
+class LoraOptions(AdapterOptions):
+    """Options of `finetuning_type: lora`."""
+
+    lora_rank: int = 8
+    """Rank of each update `B A`."""
+    lora_alpha: int | None = None
+    """The update is scaled by `lora_alpha / lora_rank`; None is twice the rank."""
+    lora_dropout: float = 0.0
+    """Dropout of an adapter's input."""
+    lora_target: str | list[str] = "all"
+    """Which linear layers get an adapter: names (`q_proj,v_proj`), or `all` of the language model's."""
+    additional_target: str | list[str] | None = None
+    """Modules that are trained as a whole and saved with the adapter (`embed_tokens,lm_head`)."""
+    use_rslora: bool = False
+    """Scale by `lora_alpha / sqrt(lora_rank)` (https://arxiv.org/abs/2312.03732)."""
+    use_dora: bool = False
+    """Train magnitudes apart from directions (https://arxiv.org/abs/2402.09353)."""
+    create_new_adapter: bool = False
+    """Merge all of `adapter_name_or_path` and begin a new adapter, instead of continuing the last one."""
+
+
+class Lora:
+    """Injects, resumes, stacks and merges LoRA adapters.
+
+    `adapter_name_or_path` may name several: all but the last are merged into the weights, and the last one is
+    trained further (or merged too, with `create_new_adapter`). For inference all are merged.
+    """
+
+    name = "lora"
+    Options = LoraOptions
+
+    @hookimpl
+    def adapt(self, bundle: ModelBundle, request: AdapterRequest) -> ModelBundle:
+        """The bundle with a `PeftModel` to train, or with everything merged for inference."""
+        from tkernel_plugins.adapters.lora_layers import adapt
+
+        return adapt(bundle, request, request.options or LoraOptions())
+
+
+ADAPTER = Lora()
