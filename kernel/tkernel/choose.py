@@ -264,9 +264,7 @@ class _Chooser:
             found: dict[Entry, Pin] = {}
             for pin in self.pins:
                 if pin.exact == exact:
-                    found |= {
-                        entry: pin for entry in self._answering(pin, kind, names) if self._accepts(entry)
-                    }
+                    found |= dict.fromkeys(self._answering(pin, kind, names), pin)
             if found:
                 pin = next(iter(found.values()))
                 reason = f"{pin.wanted} is preferred"
@@ -286,17 +284,14 @@ class _Chooser:
         plain = [e for e in entries if e.variant is None]
         if kind in ("model", "media") and not pin.exact:
             # A family's plugin serves its family; one that serves others too says which.
-            return [e for e in plain if e.distribution != PROJECT and self._static(e, "accepts")]
+            offered = [e for e in plain if e.distribution != PROJECT]
+            return [e for e in offered if (accepts := self._static(e, "accepts")) and accepts(self.facts)]
         own = [e for e in plain if pin.exact or pin.wanted.name == e.name or of(e, e.name)]
         # Naming the kernel's own distribution settles ties, nothing else.
         offered = own or [e for e in plain if e.distribution != PROJECT]
         if len({e.name for e in offered}) == 1 or len({e.target for e in offered if not e.door}) == 1:
             return offered if own else offered[:1]
         return []
-
-    def _accepts(self, entry: Entry) -> bool:
-        accepts = self._static(entry, "accepts")
-        return accepts is None or self.facts is None or bool(accepts(self.facts))
 
     def _hits(self, kind: str, name: str) -> list[Entry]:
         return [e for e in self.open if e.kind == kind and e.name == name and e.door is None]

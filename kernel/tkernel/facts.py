@@ -74,15 +74,17 @@ def read_facts(
     )
 
 
-def memory_facts(model: Any) -> ModelFacts:
-    """The facts of a `transformers` model in memory, from its `config`."""
+def memory_facts(model: Any, tokenizer: Any = None) -> ModelFacts:
+    """The facts of a `transformers` model in memory, from its `config`; the chat template is the tokenizer's."""
     config = model.config.to_dict()
+    template = getattr(tokenizer, "chat_template", None)
     return ModelFacts(
         name=config.get("_name_or_path") or type(model).__name__,
         source="memory",
         location=None,
         model_type=config.get("model_type", ""),
         architectures=tuple(config.get("architectures") or (type(model).__name__,)),
+        chat_template=template if isinstance(template, str) else None,
         config=config,
     )
 

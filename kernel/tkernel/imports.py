@@ -130,8 +130,8 @@ def module_of(entry: Entry) -> str:
 def broken(entry: Entry, error: BaseException) -> BrokenPlugin:
     """`BrokenPlugin` with the plugin's own part of the traceback."""
     told = traceback.TracebackException.from_exception(error)
-    kernel = str(Path(__file__).parent)
-    own = [f for f in told.stack if not f.filename.startswith(("<frozen importlib", kernel))]
+    machinery = ("<frozen importlib", importlib.__file__, str(Path(__file__).parent))
+    own = [f for f in told.stack if not f.filename.startswith(machinery)]
     told.stack = traceback.StackSummary.from_list(own)
     lines = "".join(told.format(chain=False)).rstrip().splitlines()
     text = "\n".join(f"    {line}" for line in lines)
