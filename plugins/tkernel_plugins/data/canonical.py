@@ -54,21 +54,23 @@ def conversations(table: pa.Table, column: str = "messages") -> list[Conversatio
     Rows of the built-in formats take a way that reads whole columns; others, which may lack keys of
     a message, go row by row.
     """
-    rest: list[dict[str, Any]] = table.select(
-        [name for name in ("tools", *MEDIA) if name in table.column_names]
-    ).to_pylist() or [{}] * table.num_rows
+    rest: list[dict[str, Any]] = (
+        table.select([name for name in ("tools", *MEDIA) if name in table.column_names]).to_pylist()
+        or [{}] * table.num_rows
+    )
     messages = _messages(table[column]) if _is_canonical(table.schema.field(column).type) else None
     if messages is None:
         rows = table[column].to_pylist()
         messages = [Conversation.from_row({"messages": row}).messages for row in rows]
-    return [
-        Conversation(
-            messages=row,
-            tools=tuple(json.loads(other["tools"])) if other.get("tools") else (),
-            **{name: tuple(map(media_value, other.get(name) or ())) for name in MEDIA},
-        )
-        for row, other in zip(messages, rest, strict=True)
-    ]
+    return [_conversation(row, other) for row, other in zip(messages, rest, strict=True)]
+
+
+def _conversation(messages: tuple[Message, ...], rest: dict[str, Any]) -> Conversation:
+    """`rest` are the other columns of the row."""
+    given = rest.get("tools")
+    tools = tuple(json.loads(given)) if given else ()
+    media = {name: tuple(map(media_value, rest.get(name) or ())) for name in MEDIA}
+    return Conversation(messages, tools, **media, empty_tools=bool(given) and not tools)
 
 
 def media_value(reference: Any) -> Any:

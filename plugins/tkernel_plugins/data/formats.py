@@ -175,18 +175,39 @@ class Row:
         return value
 
     def tools(self) -> str:
-        """The tools as JSON text of a list of objects; "" for none."""
+        """The tools as JSON text of a list of objects; "" for none.
+
+        The text `"[]"` stays: LLaMA-Factory's templates open a tools block for it.
+        """
         value = self.get("tools")
-        if value is None or value == "" or value == []:
+        if not value:
             return ""
         name = f"`{self.columns['tools']}`"
         tools = parse_json(value, name) if isinstance(value, str) else value
         tools = [tools] if isinstance(tools, dict) else tools
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             raise BadRow(f"{name} must be a list of tools", f"it is {kind_of(tools)}")
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            return value if tools else ""
-        return json.dumps(tools, ensure_ascii=False)
+        return value if isinstance(value, str) else json.dumps(tools, ensure_ascii=False)
+
+
+def converted(messages: list[dict[str, str]], system: str = "", tools: str = "") -> Conversation:
+    """Messages in LLaMA-Factory's roles as a conversation; raises `BadRow` for calls that are no JSON."""
+    from tkernel_plugins.data.roles import from_llamafactory
+
+    try:
+        conversation = from_llamafactory(messages, system, tools)
+    except DataError as error:
+        raise BadRow("a function call that is not valid JSON", _short(error.message)) from None
+    except (RecursionError, ValueError) as error:
+        raise BadRow("a function call that is not valid JSON", _short(str(error))) from None
+    calls = (call for message in conversation.messages for call in message.tool_calls)
+    if not all(isinstance(call.name, str) for call in calls):
+        raise BadRow("a function call whose name is not text")
+    return conversation
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def parse_json(text: str, what: str) -> Any:

@@ -20,14 +20,17 @@ _CHUNK = 1 << 20
 _CUT = 16
 
 
-def read_json(path: Path) -> Iterator[RawRow]:
+def read_json(path: Path, chunk: int = _CHUNK) -> Iterator[RawRow]:
     """Rows of a file that holds a list, `{"data": [...]}` or one object after another.
+
+    Args:
+        chunk: bytes to read at once.
 
     Raises:
         DataError: a syntax error, with file, line and column. It ends the reading, since what
             follows it cannot be told apart from what belongs to it.
     """
-    with _Scanner(path) as scanner:
+    with _Scanner(path, chunk) as scanner:
         first = scanner.peek()
         if first == "":
             return
@@ -52,9 +55,9 @@ def read_json_lines(path: Path) -> Iterator[RawRow]:
         value = None
         if problem is None:
             try:
-                value = json.loads(text)
+                value = json.loads(text.rstrip("\r\n"))
             except json.JSONDecodeError as error:
-                problem = f"not valid JSON: {error.msg} at column {error.colno}"
+                problem = f"not valid JSON: {error.msg} (column {error.colno})"
             except (RecursionError, ValueError) as error:
                 problem = f"not valid JSON: {error}"
         yield RawRow(str(path), row, line, value, problem)
@@ -76,8 +79,8 @@ def _starts_with_a_line(path: Path) -> bool:
 class _Scanner:
     """A window of text over a file: it grows when a value does not fit and forgets what was read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, chunk: int = _CHUNK) -> None:
+        self.path, self.chunk = path, chunk
         self.file = path.open("rb")
         self.decoder = codecs.getincrementaldecoder(encoding_of(path))()
         self.window, self.position, self.ended = "", 0, False
@@ -102,7 +105,7 @@ class _Scanner:
 
     def grow(self) -> None:
         """Read on: at least as much as the window holds, so that growing stays linear."""
-        size = max(_CHUNK, len(self.window) - self.position)
+        size = max(self.chunk, len(self.window) - self.position)
         data = self.file.read(size)
         try:
             text = self.decoder.decode(data, final=len(data) < size)

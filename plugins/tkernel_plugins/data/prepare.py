@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Iterator
@@ -168,7 +169,7 @@ def _split(
 
     rows = sum(table.num_rows for table in tables)
     size = int(val_size) if val_size > 1 else val_size
-    if (size if isinstance(size, int) else size * rows) >= rows:
+    if math.ceil(size if val_size > 1 else size * rows) >= rows:
         raise TkError(
             f"`val_size: {val_size:g}` leaves none of the {rows:,} rows to train on",
             hint="Take a smaller number, or a share such as 0.1.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import DataError
-from tkernel.types.conversation import message_to_dict
+from tkernel.types.conversation import Conversation, message_to_dict
 from tkernel.types.dataset import DatasetEntry, Rejection
 from tkernel.types.requests import DatasetRequest
 from tkernel_plugins.data.canonical import MEDIA
@@ -98,12 +99,12 @@ class _Reading:
 
     def resolve(self, item: Any) -> dict[str, Any]:
         """A medium as a struct; its path is the file below `media_dir` or beside the data, if it is there."""
-        if isinstance(item, dict):
-            return {"path": item.get("path"), "bytes": item.get("bytes")}
-        if isinstance(item, bytes):
-            return {"path": None, "bytes": item}
-        paths = (os.path.join(folder, item) for folder in self.media_dirs)
-        return {"path": next(filter(os.path.isfile, paths), item), "bytes": None}
+        given = item if isinstance(item, dict) else {"bytes" if isinstance(item, bytes) else "path": item}
+        path, content = given.get("path"), given.get("bytes")
+        if content is None:
+            paths = (os.path.join(folder, path) for folder in self.media_dirs)
+            path = next(filter(os.path.isfile, paths), path)
+        return {"path": path, "bytes": content}
 
     def reject(self, raw: RawRow, bad: BadRow) -> None:
         """Count a bad row, and remember where it was if it is one of the first."""
@@ -186,8 +187,7 @@ def canonical_row(sample: Sample, kind: str) -> dict[str, Any]:
         if sample.text is None:
             raise BadRow("no text in this row")
         return {"text": sample.text}
-    tools = sample.prompt.tools
-    row: dict[str, Any] = {"tools": _tools_text(tools)}
+    row: dict[str, Any] = {"tools": _tools_text(sample.prompt)}
     prompt = [message_to_dict(message) for message in sample.prompt.messages]
     replies = [message_to_dict(message) for message in sample.replies]
     if kind == "prompt":
@@ -263,10 +263,10 @@ def _media_dirs(request: DatasetRequest) -> list[str]:
     return [*([request.media_dir] if request.media_dir else []), str(beside)]
 
 
-def _tools_text(tools: Sequence[Any]) -> str | None:
-    import json
-
-    return json.dumps(list(tools), ensure_ascii=False) if tools else None
+def _tools_text(conversation: Conversation) -> str | None:
+    if not conversation.tools:
+        return "[]" if conversation.empty_tools else None
+    return json.dumps(list(conversation.tools), ensure_ascii=False)
 
 
 def _where(entry: DatasetEntry) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tkernel.config.suggest import did_you_mean
-from tkernel.types.conversation import Message, ToolCall
-from tkernel_plugins.data.formats import BadRow, Row, Sample, kind_of, parse_json
+from tkernel.types.conversation import Conversation, Message, ToolCall
+from tkernel_plugins.data.formats import BadRow, Row, Sample, converted, kind_of, parse_json
 
 SHAREGPT_TAGS: Mapping[str, str] = {
     "role_tag": "from",
@@ -153,8 +153,6 @@ def _read(
     content = _content(item, tags["content_tag"], name, media, may_be_missing=bool(calls))
     if role in _ANSWERS and not content.strip() and not calls:
         raise BadRow("an empty reply", f"{name} says nothing")
-    if role == "function" and not calls:
-        parse_json(content.rsplit("</think>", 1)[-1], f"the content of a {tag!r} message")
     if calls:
         role = "assistant"
     reasoning = next(
@@ -244,8 +242,10 @@ def _learning(item: Mapping[str, Any], name: str) -> tuple[bool | None, float]:
         raise BadRow("`train` of a message must be true or false", f"in {name} it is {kind_of(train)}")
     if weight is None:
         return train, 1.0
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-        raise BadRow("`weight` of a message must be a number from 0", f"in {name} it is {str(weight)[:80]}")
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1e6:
+        raise BadRow(
+            "`weight` of a message must be a number from 0 to 1e6", f"in {name} it is {str(weight)[:80]}"
+        )
     return (False, 1.0) if weight == 0 else (train, float(weight))
 
 
@@ -268,24 +268,20 @@ def _check_order(
             expected = _ANSWERS if expected is _ASKS else _ASKS
 
 
-def _conversation(messages: list[_Read], system: str, tools: str) -> Any:
-    from tkernel_plugins.data.roles import from_llamafactory
-
-    plain = [{"role": message.role, "content": message.content} for message in messages]
-    conversation = from_llamafactory(plain, system, tools)
-    converted = conversation.messages
-    head = converted[: len(converted) - len(messages)]
-    rest = converted[len(head) :]
+def _conversation(messages: list[_Read], system: str, tools: str) -> Conversation:
+    conversation = converted(
+        [{"role": message.role, "content": message.content} for message in messages], system, tools
+    )
+    first = len(conversation.messages) - len(messages)
+    rest = zip(conversation.messages[first:], messages, strict=True)
     return conversation.replace(
-        messages=head + tuple(_with_extras(new, read) for new, read in zip(rest, messages, strict=True))
+        messages=(*conversation.messages[:first], *(_with_extras(new, read) for new, read in rest))
     )
 
 
 def _message(read: _Read) -> Message:
-    from tkernel_plugins.data.roles import from_llamafactory
-
     plain = {"role": read.role, "content": read.content}
-    return _with_extras(from_llamafactory([plain], "", "").messages[-1], read)
+    return _with_extras(converted([plain]).messages[-1], read)
 
 
 def _with_extras(message: Message, read: _Read) -> Message:

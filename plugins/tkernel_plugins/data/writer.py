@@ -93,7 +93,7 @@ class RowWriter:
             return pa.RecordBatch.from_pylist(rows, schema=self._schema)
         except UnicodeEncodeError as error:
             raise BadRow("not valid Unicode", f"lone surrogate {error.object[error.start]!r}") from None
-        except (pa.ArrowInvalid, pa.ArrowCapacityError) as error:
+        except (pa.ArrowException, TypeError, OverflowError) as error:
             raise BadRow("a value that cannot be stored", str(error)) from None
 
     def _can_store(self, row: dict[str, Any], raw: RawRow) -> bool:

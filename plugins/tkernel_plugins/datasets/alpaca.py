@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tkernel.hookspecs import hookimpl
 from tkernel.types.conversation import Conversation
 from tkernel.types.requests import DatasetRequest
-from tkernel_plugins.data.formats import EXTRA_COLUMNS, BadRow, Format, Row, Sample
+from tkernel_plugins.data.formats import EXTRA_COLUMNS, BadRow, Format, Row, Sample, converted
 from tkernel_plugins.data.options import RowOptions
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ def sample_of(row: Row) -> Sample:
     `prompt` and `query`, those that are not empty, are joined by a line break. `history` holds
     earlier pairs of instruction and reply. `chosen`, `rejected` and `response` are texts.
     """
-    from tkernel_plugins.data.roles import from_llamafactory
-
     row.need("prompt")
     asked = "\n".join(part for part in (row.text("prompt"), row.text("query")) if part)
     if row.kind == "text":
@@ -31,10 +29,10 @@ def sample_of(row: Row) -> Sample:
     messages = [*_history(row), {"role": "user", "content": asked}]
     replies = {"preference": ("chosen", "rejected"), "prompt": ()}.get(row.kind, ("response",))
     texts = [{"role": "assistant", "content": row.reply(name)} for name in replies]
-    prompt = from_llamafactory(messages, row.text("system"), row.tools())
+    prompt = converted(messages, row.text("system"), row.tools())
     return Sample(
         prompt,
-        replies=tuple(from_llamafactory([text], "", "").messages[0] for text in texts),
+        replies=tuple(converted([text]).messages[0] for text in texts),
         label=row.liked() if row.kind == "feedback" else None,
     )
 
