@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from tkernel.config.renames import RENAMES, Rename
 from tkernel.config.settle import Settings
 from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.config.unknown import explain
-from tkernel.errors import ConfigError, MissingRequirement, Problem, TkError
+from tkernel.errors import ConfigError, InvalidPlugin, MissingRequirement, Problem, TkError
 from tkernel.index import Entry
 
 KERNEL = "the kernel"
@@ -125,6 +126,7 @@ def bind(
 
     Raises:
         ConfigError: with all problems, those of reading the settings included.
+        InvalidPlugin: the types of a plugin's options cannot be told.
     """
     found = [*settings.problems, *problems]
     notes: list[str] = []
@@ -145,7 +147,7 @@ def bind(
         before = len(found)
         values = _values(settings, per_owner[owner.label], found)
         if owner.options is not None and len(found) == before:
-            instances[owner.label] = _instance(owner, values, found)
+            instances[owner.label] = _instance(owner, values, settings, found)
     rest = {name: key for name, key in keys.items() if key.declared_by is None}
     typed = _values(settings, rest, found)
     unowned = [settings.setting(key) for key in settings if key not in keys and key not in consumed]
@@ -166,11 +168,9 @@ def _keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[s
         hints = typing.get_type_hints(options)
     except NameError as error:
         message = f"the options of {label} ({distribution}) cannot be read: {error}"
-        raise ConfigError(
-            [Problem(message, hint="Import the names of its annotations at run time.")]
-        ) from error
+        raise InvalidPlugin(message, hint="Import the names of its annotations at run time.") from error
     keys = {}
-    for item in dataclasses.fields(options):
+    for item in (item for item in dataclasses.fields(options) if item.init):
         bases = [base for base in options.__mro__ if item.name in inspect.get_annotations(base)]
         default = "" if item.default is dataclasses.MISSING else repr(item.default)
         keys[item.name] = Key(
@@ -214,16 +214,23 @@ def _values(settings: Settings, keys: Mapping[str, Key], problems: list[Problem]
     return values
 
 
-def _instance(owner: Owner, values: Mapping[str, Any], problems: list[Problem]) -> Any:
+def _instance(owner: Owner, values: Mapping[str, Any], settings: Settings, problems: list[Problem]) -> Any:
+    """The options object; what its `__post_init__` refuses is a problem at the first set key that it names."""
     assert owner.options is not None
+    refused: Sequence[Problem] = ()
     try:
         return owner.options(**values)
-    except ConfigError as error:  # its __post_init__ found keys that do not go together
-        problems.extend(error.problems)
+    except ConfigError as error:
+        refused = error.problems
     except TkError as error:
-        problems.append(Problem(f"{owner.label}: {error.message}", hint=error.hint))
+        refused = [Problem(error.message, hint=error.hint)]
     except (ValueError, TypeError) as error:
-        problems.append(Problem(f"{owner.label}: {error}"))
+        refused = [Problem(str(error))]
+    for problem in refused:
+        named = [word for word in re.findall(r"\w+", f"{problem.key} {problem.message}") if word in values]
+        origin = problem.origin or (settings.origin(named[0]) if named else None)
+        message = problem.message if origin else f"{owner.label}: {problem.message}"
+        problems.append(Problem(message, origin, named[0] if named else problem.key, problem.hint))
     return None
 
 

@@ -10,7 +10,7 @@ import os
 import types
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any, Literal, Optional, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from tkernel.config.read import Setting, parse_value
 from tkernel.config.suggest import did_you_mean
@@ -43,14 +43,9 @@ def convert(
     if value is None and type(None) not in wanted:
         hint = "Give it a value, or take the line out."
         return None, _problem(setting, f"{setting.key} is empty, and wants {_describe(wanted)}", hint)
-    options = list(choices) or [str(item) for item in _literals(wanted)]
-    if (
-        options
-        and isinstance(value, str)
-        and ":" not in value
-        and value not in options
-        and _only_text(wanted)
-    ):
+    options = list(choices) or ([] if str in wanted else [str(item) for item in _literals(wanted)])
+    free = value in options or ":" in value if isinstance(value, str) else True
+    if options and not free and Any not in wanted and not _lists(wanted):
         hint = f"{did_you_mean(value, options) or ''} It takes: {', '.join(options)}.".strip()
         return None, _problem(setting, f"{setting.key} cannot be {value!r}", hint)
     try:
@@ -81,15 +76,15 @@ def _evaluate(node: ast.expr, unknown: Any) -> Any:
     if name == "Literal":
         return Literal[tuple(ast.literal_eval(item) for item in inner)]
     if name in ("Optional", "Union"):
-        members = tuple(_evaluate(item, unknown) for item in inner)
-        return Union[(*members, *([None] if name == "Optional" else []))]
+        members = [_evaluate(item, unknown) for item in inner] + [None] * (name == "Optional")
+        return Union[tuple(members)]
     if name in ("list", "List", "Sequence"):
         return list[_evaluate(inner[0], unknown)]  # type: ignore[misc]
     return dict if name in ("dict", "Dict", "Mapping") else Any
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    if get_origin(annotation) in (Union, types.UnionType, Optional):
+    if get_origin(annotation) in (Union, types.UnionType):
         return tuple(member for item in get_args(annotation) for member in _members(item))
     return (annotation,)
 
@@ -100,14 +95,14 @@ def _as_meant(setting: Setting, wanted: tuple[Any, ...]) -> Any:
         value = os.fspath(value)
     if isinstance(value, tuple):
         value = list(value)
-    lists = [member for member in wanted if get_origin(member) in (list, tuple) or member in (list, tuple)]
+    lists = _lists(wanted)
     if Any in wanted:
         return value
     if str in wanted:
-        if isinstance(value, int | float) and not {bool, int, float} & set(wanted) and value is not True:
-            return value if value is False else text or str(value)
-        if isinstance(value, list | dict) and text and not lists and dict not in wanted:
-            return text
+        if type(value) in (int, float) and not {int, float} & set(wanted):
+            return text or str(value)
+        if isinstance(value, dict) and text and dict not in wanted:
+            return text  # `--default_system {name}`
         return value
     if lists and (value is None and type(None) not in wanted):
         return []
@@ -136,14 +131,12 @@ def _validate(value: Any, annotation: Any) -> Any:
 
 @cache
 def _adapter(annotation: Any) -> Any:
-    from pydantic import ConfigDict, TypeAdapter
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception as error:
-        if "config" in str(error):  # a dataclass or model brings its own configuration
-            return TypeAdapter(annotation)
-        raise
+    except PydanticUserError:  # a dataclass brings its own configuration
+        return TypeAdapter(annotation)
 
 
 def _wrong_type(setting: Setting, wanted: tuple[Any, ...], error: ValueError) -> Problem:
@@ -171,7 +164,7 @@ def _name(member: Any) -> str:
     literals = _literals((member,))
     if literals:
         return f"one of {', '.join(map(str, literals))}"
-    if member in (list, tuple) or get_origin(member) in (list, tuple):
+    if _lists((member,)):
         return "a list"
     return _NAMES.get(get_origin(member) or member, getattr(member, "__name__", str(member)))
 
@@ -186,9 +179,8 @@ def _literals(wanted: tuple[Any, ...]) -> list[Any]:
     return found
 
 
-def _only_text(wanted: tuple[Any, ...]) -> bool:
-    """No member takes text that is not one of the choices (a list does: each item is one)."""
-    return not any(member in (Any, list, tuple) or get_origin(member) in (list, tuple) for member in wanted)
+def _lists(wanted: tuple[Any, ...]) -> list[Any]:
+    return [member for member in wanted if (get_origin(member) or member) in (list, tuple)]
 
 
 def _problem(setting: Setting, message: str, hint: str | None = None) -> Problem:

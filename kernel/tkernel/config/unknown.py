@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from tkernel.config.convert import convert
 from tkernel.config.owners import options_of
 from tkernel.config.read import Setting
 from tkernel.config.settle import Settings
@@ -72,7 +73,7 @@ def explain(
         key, fact = setting.key, facts.get(setting.key)
         if key in elsewhere:
             problems += _of_another_plugin(setting, elsewhere[key], chosen, settings)
-        elif fact and setting.value == fact["default"] and type(setting.value) is type(fact["default"]):
+        elif fact and _is_default(setting, fact["default"]):
             asking_nothing.append(setting)
         elif fact and fact["group"] in ABSENT:
             message = f"{key} belongs to {ABSENT[fact['group']]}, which tk does not have"
@@ -85,6 +86,12 @@ def explain(
             hint = hint or "The keys of this run and their owners: tk plan FILE --json"
             problems.append(Problem(f"unknown key {key!r}", setting.origin, key, hint))
     return problems, _notes(asking_nothing)
+
+
+def _is_default(setting: Setting, default: Any) -> bool:
+    if isinstance(default, bool | int | float):
+        return bool(convert(setting, type(default), {})[0] == default)
+    return bool(setting.value == default)
 
 
 def _of_another_plugin(

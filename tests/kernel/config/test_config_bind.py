@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from config_plugins import LORA, SFT, PrepareOptions
@@ -12,7 +13,7 @@ from tkernel.config.bind import Bound, Owner, bind, run_options
 from tkernel.config.options import RunOptions
 from tkernel.config.settle import settle
 from tkernel.config.training_arguments import Arguments
-from tkernel.errors import ConfigError
+from tkernel.errors import ConfigError, InvalidPlugin
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +148,9 @@ def test_quoted_numbers_and_text_of_the_command_line_are_meant_as_their_type(arg
     )
     assert got.arguments == {"learning_rate": 5e-5, "bf16": True}
     assert got.options("adapter:lora").lora_target == "7"
+    assert problems("", arguments, words=("lora_target=[a,b]",)) == [
+        "command line: lora_target wants text, not [a,b]\n    Write it as text: lora_target: a,b"
+    ]
     assert got.options("adapter:lora").lora_alpha is None
 
 
@@ -190,7 +194,7 @@ def test_a_key_that_the_installed_class_still_has_is_not_renamed(package: Path, 
 
 
 def test_a_llamafactory_key_at_its_default_asks_for_nothing(arguments: Arguments) -> None:
-    got = bound("use_badam: false\ntensor_model_parallel_size: 1\nloraplus_lr_ratio: null\n", arguments)
+    got = bound("use_badam: no\ntensor_model_parallel_size: 1\nloraplus_lr_ratio: null\n", arguments)
     assert got.notes == (
         "at LLaMA-Factory's default, so nothing is asked for, and no plugin reads it: use_badam (train.yaml:1), "
         "tensor_model_parallel_size (train.yaml:2), loraplus_lr_ratio (train.yaml:3)",
@@ -231,6 +235,25 @@ def test_a_plugins_option_hides_a_training_argument_of_the_same_name(arguments: 
     assert got.arguments == {}
 
 
+def test_options_whose_types_cannot_be_told_are_an_error_of_the_plugin() -> None:
+    @dataclass(frozen=True)
+    class Options:
+        size: NoSuchType = None  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(InvalidPlugin, match=r"^the options of adapter:x \(tk-x\) cannot be read: "):
+        bind(settle({}, (), {}), [Owner("adapter:x", "tk-x", Options)])
+
+
+def test_text_beside_a_literal_is_free_text(arguments: Arguments) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        space: str | Literal[False] | None = None
+
+    owner = Owner("adapter:x", "tk-x", Options)
+    assert bound("space: mine\n", arguments, owner).options("adapter:x").space == "mine"
+    assert bound("space: false\n", arguments, owner).options("adapter:x").space is False
+
+
 def test_what_options_refuse_together_is_a_problem_of_their_plugin(arguments: Arguments) -> None:
     @dataclass(frozen=True)
     class Options:
@@ -241,9 +264,9 @@ def test_what_options_refuse_together_is_a_problem_of_their_plugin(arguments: Ar
             if self.low > self.high:
                 raise ValueError(f"low ({self.low}) is above high ({self.high})")
 
-    assert problems("low: 5\n", arguments, Owner("adapter:x", "tk-x", Options)) == [
-        "adapter:x: low (5) is above high (2)"
-    ]
+    owner = Owner("adapter:x", "tk-x", Options)
+    assert problems("low: 5\n", arguments, owner) == ["train.yaml:1: low (5) is above high (2)"]
+    assert problems("seed: 1\nhigh: 0\n", arguments, owner) == ["train.yaml:2: low (1) is above high (0)"]
 
 
 def test_objects_given_from_python_pass_as_they_are() -> None:
