@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tkernel.config.suggest import did_you_mean
-from tkernel.errors import AmbiguousProvider, NoProvider, TkError, UnusedPlugin
+from tkernel.errors import AmbiguousProvider, BrokenPlugin, NoProvider, TkError, UnusedPlugin
 from tkernel.hookspecs import KINDS, PROJECT
 from tkernel.index import Entry, Index
 from tkernel.pins import Pin, Pins, Wanted, blocked_by, named_by, of, same, unknown_pin, use_names
@@ -86,13 +86,13 @@ def choose(
     and `media` of a model plugin, `accepts(facts) -> bool` of a preferred one.
     """
     chooser = _Chooser(index, pins, facts, static)
-    model = chooser.model()
+    chooser.model()
     chooser.named("adapter", selection.finetuning_type)
-    chooser.template(selection.template, model)
+    chooser.template(selection.template)
     for dataset in selection.datasets:
         chooser.dataset(dataset)
     if facts is not None and (facts.is_multimodal or selection.needs_media):
-        chooser.media(model, selection.needs_media)
+        chooser.media(selection.needs_media)
     chooser.named("stage", selection.stage)
     chooser.named("engine", selection.infer_backend)
     chooser.extensions()
@@ -110,6 +110,7 @@ class _Chooser:
     active: list[Choice] = field(default_factory=list)
     errors: list[TkError] = field(default_factory=list)
     used: set[Entry] = field(default_factory=set)
+    taken: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.blocked = blocked_by(self.given, self.index)
@@ -127,21 +128,17 @@ class _Chooser:
 
     # -- one method a kind --------------------------------------------------------------------------
 
-    def model(self) -> Entry | None:
+    def model(self) -> None:
         if self.facts is None:
-            return None
-        model_type = self.facts.model_type
-        if self._preferred("model", (model_type, DEFAULTS["model"])):
-            return self._last("model")
-        hits = self._hits("model", model_type)
-        how: How = "matched" if hits else "default"
-        hits = hits or self._hits("model", DEFAULTS["model"])
-        reason = (
-            f"model_type is {model_type}"
-            if how == "matched"
-            else f"default of models ({model_type} has none)"
-        )
-        return self._settle("model", model_type, hits, how, reason)
+            return
+        model_type, default = self.facts.model_type, DEFAULTS["model"]
+        if self._preferred("model", (model_type, default)):
+            return
+        if hits := self._hits("model", model_type):
+            self._settle("model", model_type, hits, "matched", f"model_type is {model_type}")
+        else:
+            reason = f"default of models ({model_type} has none)"
+            self._settle("model", default, self._hits("model", default), "default", reason)
 
     def named(self, kind: str, wanted: Wanted | None) -> None:
         """A kind that a key names and that has a default."""
@@ -151,26 +148,27 @@ class _Chooser:
             name = DEFAULTS[kind]
             self._settle(kind, name, self._hits(kind, name), "default", f"default of {kind}s")
 
-    def template(self, wanted: Wanted | None, model: Entry | None) -> None:
-        named = self._static(model, "default_template")
+    def template(self, wanted: Wanted | None) -> None:
+        brings = self.facts is not None and self.facts.chat_template is not None
+        named = None if brings else self._static("model", "default_template")
+        name = named or DEFAULTS["template"]
         if wanted is not None:
             self._pinned("template", wanted)
-        elif self._preferred("template", (named or "auto",)):
+        elif self._preferred("template", (name,)):
             return
-        elif named and self.facts is not None and not self.facts.chat_template:
-            reason = f"the model brings none; {model} names it"
-            self._settle("template", named, self._hits("template", named), "matched", reason)
+        elif named:
+            reason = f"the model brings none; {self.taken['model']} names it"
+            self._settle("template", name, self._hits("template", name), "matched", reason)
         else:
-            brings = self.facts is not None and self.facts.chat_template
             reason = "the model brings its chat template" if brings else "default of templates"
-            self._settle("template", "auto", self._hits("template", "auto"), "default", reason)
+            self._settle("template", name, self._hits("template", name), "default", reason)
 
     def dataset(self, dataset: DatasetWanted) -> None:
         columns = dataset.columns or ()
         if dataset.formatting is not None:
             self._pinned("dataset", Wanted(dataset.formatting, dataset.origin), dataset.name)
             return
-        if self._preferred("dataset", columns, dataset.name, dataset.origin):
+        if self._preferred("dataset", columns, dataset.name):
             return
         for column in columns:
             if hits := self._hits("dataset", column):
@@ -188,9 +186,10 @@ class _Chooser:
             )
         )
 
-    def media(self, model: Entry | None, needed: bool) -> None:
+    def media(self, needed: bool) -> None:
         assert self.facts is not None
-        named = self._static(model, "media")
+        named = self._static("model", "media")
+        model = self.taken.get("model")
         names = [name for name in (named, self.facts.model_type) if name]
         if self._preferred("media", names):
             return
@@ -256,21 +255,16 @@ class _Chooser:
         else:
             self.errors.append(self._unknown(kind, wanted))
 
-    def _preferred(
-        self, kind: str, names: Sequence[str], subject: str | None = None, origin: str | None = None
-    ) -> bool:
+    def _preferred(self, kind: str, names: Sequence[str], subject: str | None = None) -> bool:
         """Settle by preference; `names` are what the facts or the default would call, the best first."""
         for exact in (True, False):
-            found: dict[Entry, Pin] = {}
+            found: dict[Entry, Wanted] = {}
             for pin in self.pins:
                 if pin.exact == exact:
-                    found |= dict.fromkeys(self._answering(pin, kind, names), pin)
-            if found:
-                pin = next(iter(found.values()))
-                reason = f"{pin.wanted} is preferred"
-                self._settle(
-                    kind, names[0] if names else "?", list(found), "preferred", reason, subject, origin
-                )
+                    found |= dict.fromkeys(self._answering(pin, kind, names), pin.wanted)
+            for entry, wanted in found.items():
+                reason = f"{wanted} is preferred"
+                self._settle(kind, entry.name, list(found), "preferred", reason, subject, wanted.origin)
                 return True
         return False
 
@@ -285,13 +279,22 @@ class _Chooser:
         if kind in ("model", "media") and not pin.exact:
             # A family's plugin serves its family; one that serves others too says which.
             offered = [e for e in plain if e.distribution != PROJECT]
-            return [e for e in offered if (accepts := self._static(e, "accepts")) and accepts(self.facts)]
+            return [e for e in offered if self._accepts(e)]
         own = [e for e in plain if pin.exact or pin.wanted.name == e.name or of(e, e.name)]
         # Naming the kernel's own distribution settles ties, nothing else.
         offered = own or [e for e in plain if e.distribution != PROJECT]
         if len({e.name for e in offered}) == 1 or len({e.target for e in offered if not e.door}) == 1:
             return offered if own else offered[:1]
         return []
+
+    def _accepts(self, entry: Entry) -> bool:
+        accepts = self._fact(entry, "accepts")
+        try:
+            return accepts is not None and bool(accepts(self.facts))
+        except Exception as error:
+            self.used.add(entry)
+            self.errors.append(BrokenPlugin(f"{entry}: `accepts` fails: {type(error).__name__}: {error}"))
+            return False
 
     def _hits(self, kind: str, name: str) -> list[Entry]:
         return [e for e in self.open if e.kind == kind and e.name == name and e.door is None]
@@ -305,20 +308,17 @@ class _Chooser:
         reason: str,
         subject: str | None = None,
         origin: str | None = None,
-    ) -> Entry | None:
+    ) -> None:
         """Take the only one of `hits`, or say why there is none."""
         if len(hits) == 1:
-            return self._add(hits[0], how, reason, subject, origin)
-        if hits:
+            self._take(hits[0], how, reason, subject, origin)
+        elif hits:
             self.used.update(hits)
             self.errors.append(_ambiguous(kind, hits, origin))
         else:
             self.errors.append(self._unknown(kind, Wanted(name, origin), reason))
-        return None
 
-    def _add(
-        self, entry: Entry, how: How, reason: str, subject: str | None = None, origin: str | None = None
-    ) -> Entry:
+    def _take(self, entry: Entry, how: How, reason: str, subject: str | None, origin: str | None) -> None:
         choice = Choice(
             hook=KINDS.get(entry.kind, "*"),
             kind=entry.kind,
@@ -332,18 +332,15 @@ class _Chooser:
             origin=origin,
         )
         self.used.add(entry)
+        self.taken[entry.kind] = entry
         (self.active if how == "extension" else self.choices).append(choice)
-        return entry
 
-    def _last(self, kind: str) -> Entry | None:
-        choice = self.choices[-1] if self.choices else None
-        if choice is None or choice.kind != kind:
-            return None
-        return next(e for e in self.index.find(kind, choice.name) if e in self.used)
+    def _static(self, kind: str, attribute: str) -> Any:
+        """A static fact of the plugin taken for `kind`."""
+        entry = self.taken.get(kind)
+        return None if entry is None else self._fact(entry, attribute)
 
-    def _static(self, entry: Entry | None, attribute: str) -> Any:
-        if entry is None:
-            return None
+    def _fact(self, entry: Entry, attribute: str) -> Any:
         try:
             return getattr(self.static(entry), attribute, None)
         except TkError as error:

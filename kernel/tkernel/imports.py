@@ -64,14 +64,14 @@ def survive(entries: Iterable[Entry]) -> None:
     if not foreign or not sys.executable:
         return
     child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD],
+        [sys.executable, "-P", "-c", _CHILD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
     )
-    job = json.dumps({"path": sys.path, "targets": list(foreign)})
+    job = json.dumps({"path": [str(folder) for folder in sys.path], "targets": list(foreign)})
     try:
         report, output = child.communicate(job, timeout=IMPORT_LIMIT)
         end = f"ends the process when it is imported ({_status(child.returncode)})"

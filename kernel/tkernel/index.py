@@ -165,7 +165,7 @@ def _metadata_folders(folder: str) -> list[str]:
 
 def _read(file: str) -> str | None:
     try:
-        with open(file, encoding="utf-8", errors="replace") as stream:
+        with open(file, encoding="utf-8-sig", errors="replace") as stream:
             return stream.read()
     except OSError:
         return None

@@ -25,7 +25,7 @@ def unmet(entry: Entry, version_of: Callable[[str], str | None] = installed_vers
     Only direct requirements are looked at, with their markers and with the extras that the entry
     point names.
     """
-    if entry.distribution == PROJECT or not entry.requires:
+    if not entry.requires or (entry.distribution == PROJECT and not entry.extras):
         return None
     from packaging.requirements import InvalidRequirement, Requirement
 
@@ -51,5 +51,9 @@ def unmet(entry: Entry, version_of: Callable[[str], str | None] = installed_vers
                 hint=f"Run: pip install --upgrade '{wanted}' {entry.distribution}",
             )
         state = "which is not installed" if version is None else f"and {version} is installed"
-        return MissingRequirement(f"{entry} needs {wanted}, {state}.", hint=f"Run: pip install '{wanted}'")
+        optional = requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
+        extra = f"{entry.distribution}[{','.join(entry.extras)}]"
+        return MissingRequirement(
+            f"{entry} needs {wanted}, {state}.", hint=f"Run: pip install '{extra if optional else wanted}'"
+        )
     return None

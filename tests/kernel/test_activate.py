@@ -70,7 +70,10 @@ def test_another_api_is_found_before_import(site: Site) -> None:
         ),
         ("pluggy>=900", f"needs pluggy>=900, and {__import__('pluggy').__version__} is installed."),
         ('gone; python_version > "3"', "needs gone, which is not installed."),
-        ('gone; extra == "gpu"', "needs gone, which is not installed."),
+        (
+            'gone; extra == "gpu"',
+            "needs gone, which is not installed.\n  Run: pip install 'tk-x[gpu]'",
+        ),
     ],
 )
 def test_a_missing_requirement_is_found_before_import(site: Site, requirement: str, message: str) -> None:

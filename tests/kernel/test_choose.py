@@ -184,6 +184,13 @@ def test_naming_one_plugin_by_kind_goes_before_a_preferred_distribution(site: Si
     assert chosen(plan, "adapter")[:2] == ("lora.fast", "tk-fast")
 
 
+def test_preferring_the_kernel_itself_changes_nothing_where_there_is_no_tie(site: Site) -> None:
+    site.built_ins()
+    for facts in (LLAMA, ModelFacts("m", "folder", "/m", "llama"), ModelFacts("m", "folder", "/m", "novel")):
+        names = [c.name for c in plan_of(site, facts=facts).choices]
+        assert [c.name for c in plan_of(site, "tkernel", facts=facts).choices] == names
+
+
 # -- ties ------------------------------------------------------------------------------------------
 
 
@@ -227,7 +234,7 @@ def test_two_preferred_equals_are_an_error(site: Site) -> None:
     site.distribution("tk-b", {"adapter": {"lora.b": "A"}})
     (error,) = errors_of(site, "a", "b")
     assert str(error) == (
-        "adapter:lora.a and adapter:lora.b can be answered by tk-a 0.1 and tk-b 0.1.\n"
+        "train.yaml:9: adapter:lora.a and adapter:lora.b can be answered by tk-a 0.1 and tk-b 0.1.\n"
         "  Take one of them out of `plugins:`."
     )
 
@@ -416,3 +423,13 @@ def test_two_extensions_of_one_name_are_an_error(site: Site) -> None:
     (error,) = errors_of(site, "watch")
     assert isinstance(error, AmbiguousProvider)
     assert [c.distribution for c in plan_of(site, "tk-b:watch").extensions] == ["tk-b"]
+
+
+def test_a_plugin_that_fails_when_asked_whether_it_accepts_is_named(site: Site) -> None:
+    site.built_ins()
+    module = 'from built_in import Model\nX = Model("x", accepts=lambda facts: facts.nothing)\n'
+    site.distribution("tk-x", {"model": {"x": "X"}}, module)
+    (error,) = errors_of(site, "x")
+    assert str(error) == (
+        "model:x of tk-x 0.1: `accepts` fails: AttributeError: 'ModelFacts' object has no attribute 'nothing'"
+    )
