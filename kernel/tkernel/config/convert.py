@@ -77,7 +77,7 @@ def _evaluate(node: ast.expr, unknown: Any) -> Any:
         return Literal[tuple(ast.literal_eval(item) for item in inner)]
     if name in ("Optional", "Union"):
         members = [_evaluate(item, unknown) for item in inner] + [None] * (name == "Optional")
-        return Union[tuple(members)]
+        return Union[tuple(members)]  # noqa: UP007
     if name in ("list", "List", "Sequence"):
         return list[_evaluate(inner[0], unknown)]  # type: ignore[misc]
     return dict if name in ("dict", "Dict", "Mapping") else Any

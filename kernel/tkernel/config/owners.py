@@ -28,11 +28,12 @@ PLUGIN_TIME_LIMIT = 4.0
 
 
 def options_of(plugins: Sequence[Entry]) -> list[tuple[Entry, tuple[str, ...]]]:
-    """The option names of each plugin; one that fails, hangs or exits is left out. `tkernel`'s come first."""
-    waiting = sorted(
-        plugins,
-        key=lambda plugin: (plugin.distribution != "tkernel", plugin.distribution, plugin.kind, plugin.name),
-    )
+    """The option names of each plugin; one that fails, hangs or exits is left out.
+
+    `tkernel`'s come first; an object with several names is told under the first.
+    """
+    order = sorted(plugins, key=lambda p: (p.distribution != "tkernel", p.distribution, p.kind, p.name))
+    waiting = [p for at, p in enumerate(order) if p.target not in {other.target for other in order[:at]}]
     found: list[tuple[Entry, tuple[str, ...]]] = []
     deadline = time.monotonic() + TIME_LIMIT
     while waiting and time.monotonic() < deadline:

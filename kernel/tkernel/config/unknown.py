@@ -101,7 +101,7 @@ def _of_another_plugin(
     owners = " and ".join(_named(plugin) for plugin in plugins[:3]) + (" and others" if plugins[3:] else "")
     selector = CHOSEN_BY[kind]
     here = [label for label in chosen if label.startswith(f"{kind}:")]
-    if not here and kind in ALWAYS_CHOSEN:
+    if not here and (kind in ALWAYS_CHOSEN or (kind == "dataset" and kind in settings)):
         return []
     origin = settings.origin(selector)
     where = f" ({selector} at {origin})" if origin else f" (the default of {selector})" if here else ""

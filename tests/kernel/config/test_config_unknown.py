@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,20 @@ def test_a_typo_of_another_plugins_key_is_recognised(plugin: Write) -> None:
 def test_keys_of_a_kind_without_a_provider_are_not_to_blame(plugin: Write) -> None:
     engine = plugin("engine", "mine", options_source("temperature"))
     assert bind(settle({"temperature": 1}, (), {}), [LORA, SFT], installed=[engine]).notes == ()
+
+
+def test_keys_of_datasets_that_were_not_found_are_not_to_blame(plugin: Write) -> None:
+    alpaca = plugin("dataset", "alpaca", options_source("max_samples"))
+    assert (
+        bind(settle({"max_samples": 1, "dataset": "x"}, (), {}), [LORA, SFT], installed=[alpaca]).notes == ()
+    )
+    assert "this run uses no dataset" in problems({"max_samples": 1}, [alpaca])[0]
+
+
+def test_an_object_with_several_names_is_named_once(plugin: Write) -> None:
+    alpaca = plugin("dataset", "alpaca", options_source("max_samples"))
+    entries = [replace(alpaca, name="instruction"), alpaca]
+    assert [entry.name for entry, _ in options_of(entries)] == ["alpaca"]
 
 
 def test_plugins_that_exit_hang_or_break_hide_no_other_plugin(
