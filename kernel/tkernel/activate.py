@@ -163,7 +163,8 @@ class Active:
 
         Raises:
             ProviderMisbehaved: the provider returned None or a value of the wrong type.
-            ExtensionMisbehaved: an extension swallowed an exception or changed the type of the result.
+            ExtensionMisbehaved: an extension swallowed an exception, changed the type of the result, or
+                did not yield once.
             SlotError: an extension filled a slot that the provider did not read.
             Exception: whatever provider or extensions raise.
         """
@@ -181,6 +182,12 @@ class Active:
             self._running.append(_Running(choice))
             try:
                 result = caller(**arguments)
+            except RuntimeError as error:
+                if str(error).startswith("wrap_controller at"):  # pluggy's words for a wrapper's mistake
+                    raise ExtensionMisbehaved(
+                        f"an extension of {hook}: {error}.", hint="A wrapper yields exactly once."
+                    ) from error
+                raise
             finally:
                 self._running.pop()
             for slot, writers in request.slots.unread().items():

@@ -172,42 +172,43 @@ def _read(file: str) -> str | None:
 
 
 def _read_distribution(location: str, key: str, text: str) -> tuple[list[Entry], list[IndexProblem]]:
+    """The plugins of one distribution, or where its `entry_points.txt` stops making sense."""
     name, version, requires = _headers(location, key)
     file = os.path.join(location, "entry_points.txt")
     problems: list[IndexProblem] = []
     entries: dict[tuple[str, str], Entry] = {}
-    group = None
+    group = kind = None
     for number, raw in enumerate(text.splitlines(), start=1):
         line = raw.strip()
         if not line or line[0] in "#;":
             continue
         if line[0] == "[" and line[-1] == "]":
             group = line[1:-1].strip()
-            if group.startswith(f"{PROJECT}.") and group.partition(".")[2] not in ALL_KINDS:
-                known = ", ".join(ALL_KINDS)
-                message = f"{group.partition('.')[2]!r} is no kind of plugin; the kinds are {known}"
+            kind = group.removeprefix(f"{PROJECT}.") if group.startswith(f"{PROJECT}.") else None
+            if kind is not None and kind not in ALL_KINDS:
+                message = f"{kind!r} is no kind of plugin; the kinds are {', '.join(ALL_KINDS)}"
                 problems.append(IndexProblem(name, version, file, number, message))
+                kind = None
             continue
-        if line[0] != "[" and group is not None and not group.startswith(f"{PROJECT}."):
+        if group is None or line[0] == "[":
+            message = f"{line!r} is not a section header `[group]`"
+            return [], [IndexProblem(name, version, file, number, message)]
+        if kind is None:
             continue
-        kind = "" if group is None else group.partition(".")[2]
         label, equals, value = (part.strip() for part in line.partition("="))
         target = _TARGET.fullmatch(value)
-        if line[0] == "[" or group is None:
-            message = f"{line!r} is not a section header `[group]`"
-        elif not equals or not label:
+        if label and target is not None and (kind, label) not in entries:
+            extras = tuple(x.strip() for x in (target["extras"] or "").split(",") if x.strip())
+            entries[kind, label] = Entry(
+                kind, label, target["target"], name, version, requires, extras, location
+            )
+            continue
+        if not equals or not label:
             message = f"{line!r} is not `name = module:object`"
         elif target is None:
             message = f"{value!r} does not name an object as `module:object`"
-        elif kind in ALL_KINDS and (kind, label) in entries:
-            message = f"{kind}:{label} is registered twice"
         else:
-            if kind in ALL_KINDS:
-                extras = tuple(x.strip() for x in (target["extras"] or "").split(",") if x.strip())
-                entries[kind, label] = Entry(
-                    kind, label, target["target"], name, version, requires, extras, location
-                )
-            continue
+            message = f"{kind}:{label} is registered twice"
         return [], [IndexProblem(name, version, file, number, message)]
     return list(entries.values()), problems
 

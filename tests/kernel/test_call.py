@@ -199,7 +199,7 @@ def test_an_extension_that_replaces_the_result_by_another_type_is_named(site: Si
 
 
 def test_an_extension_that_yields_twice_is_an_error(site: Site) -> None:
-    with pytest.raises(RuntimeError, match="has second yield"):
+    with pytest.raises(ExtensionMisbehaved, match=r"'load_model' .*tk_e\.py:\d+ has second yield"):
         call(active_of(site, "twice"), "model", ModelRequest(FACTS))
 
 

@@ -1,0 +1,186 @@
+"""Whole runs of the command line with the kernel alone: no torch, all seven hooks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from distributions import Site
+from toy import Toy
+
+
+@pytest.fixture
+def toy(site: Site, tmp_path: Path) -> Toy:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return Toy(site, folder)
+
+
+def test_a_run_calls_every_hook_and_leaves_result_lock_and_trace(toy: Toy) -> None:
+    done = toy.tk("run", "run.yaml", "--plugin", "loud")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["loud saw step", "loud: done", "saved to out after 3 steps"]
+    out = toy.folder / "out"
+    assert (out / "count.txt").read_text() == "2"
+    calls = [json.loads(line) for line in (out / "trace.jsonl").read_text().splitlines()]
+    assert [call["hook"] for call in calls] == [
+        "load_model",
+        "render_template",
+        "adapt",
+        "load_dataset",
+        "train_stage",
+    ]
+    assert all(call["ok"] and call["seconds"] >= 0 and call["peak_memory"] > 0 for call in calls)
+    assert calls[-1]["extensions"] == ["loud"]
+    locked = json.loads((out / "run.lock.json").read_text())
+    assert locked["settings"]["toy_steps"] == {"origin": "run.yaml:9", "value": 3}
+    assert locked["plan"]["stage"] == "tk-toy==0.1:toy = tk_toy:STAGE"
+
+
+@pytest.mark.parametrize("words", [("--toy_steps", "7"), ("--toy_steps=7",), ("toy_steps=7",)])
+def test_the_three_spellings_of_an_override(toy: Toy, words: tuple[str, ...]) -> None:
+    assert toy.tk("run", "run.yaml", *words).stdout == "saved to out after 7 steps\n"
+
+
+def test_the_file_may_follow_the_overrides(toy: Toy) -> None:
+    assert toy.tk("run", "--toy_steps", "7", "run.yaml").stdout == "saved to out after 7 steps\n"
+
+
+def test_every_mistake_is_reported_at_once_with_its_line(toy: Toy) -> None:
+    (toy.folder / "run.yaml").write_text(
+        "model_name_or_path: modle\nstage: toy\nfinetuning_type: toyy\ntemplate: toy\ninfer_backend: toy\n"
+        "dataset_dir: .\ndataset: row\ntoy_stps: 3\ntoy_size: 0\noutput_dir: a\noutput_dir: b\ntoy_steps: many\n"
+    )
+    done = toy.tk("run", "run.yaml")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for expected in (
+        "run.yaml:1: modle",
+        "run.yaml:3: no installed plugin is adapter:toyy.\n    Did you mean 'toy'?",
+        "run.yaml:7: dataset 'row' is neither in dataset_info.json nor a file",
+        "run.yaml:8: unknown key 'toy_stps'\n    Did you mean 'toy_steps'?",
+        "run.yaml:11: 'output_dir' is set twice; line 10 sets it too",
+        "run.yaml:12: toy_steps must be an integer",
+    ):
+        assert expected in done.stderr, done.stderr
+
+
+def test_one_mistake_alone_keeps_its_message(toy: Toy) -> None:
+    done = toy.tk("plan", "run.yaml", "stage=toi")
+    assert done.returncode == 2
+    assert done.stderr.startswith("tk: command line: no installed plugin is stage:toi.\n  Did you mean 'toy'?")
+
+
+def test_nothing_to_run_names_every_key_that_is_missing(toy: Toy) -> None:
+    done = toy.tk("run", "stage=toy", "finetuning_type=toy", "template=toy", "infer_backend=toy")
+    assert done.returncode == 2
+    for key in ("model_name_or_path", "dataset", "output_dir"):
+        assert f"{key} is not set" in done.stderr
+
+
+def test_an_unknown_command_is_an_error_with_a_suggestion(toy: Toy) -> None:
+    done = toy.tk("plna")
+    assert done.returncode == 2
+    assert "No such command 'plna'. Did you mean 'plan'?" in done.stderr
+
+
+def test_a_folder_that_holds_a_run_is_refused_until_the_user_says_what_is_meant(toy: Toy) -> None:
+    assert toy.tk("run", "run.yaml").returncode == 0
+    again = toy.tk("run", "run.yaml")
+    assert again.returncode == 1
+    assert again.stderr.startswith("tk: out holds the result of another run\n  Choose another output_dir")
+    assert toy.tk("run", "run.yaml", "overwrite_output_dir=true").returncode == 0
+
+
+def test_a_lock_is_replayed_and_refused_when_the_data_has_changed(toy: Toy) -> None:
+    assert toy.tk("run", "run.yaml", "--toy_steps", "5").returncode == 0
+    replay = ("run", "out/run.lock.json", "output_dir=again")
+    assert toy.tk(*replay).stdout == "saved to again after 5 steps\n"
+    (toy.folder / "rows.txt").write_text("one\ntwo\nthree\n")
+    refused = toy.tk(*replay, "overwrite_output_dir=true")
+    assert refused.returncode == 2
+    assert "out/run.lock.json cannot be replayed" in refused.stderr
+    assert "- hashes dataset rows: sha256:" in refused.stderr
+
+
+def test_plan_prints_hook_provider_distribution_and_why(toy: Toy) -> None:
+    done = toy.tk("plan", "run.yaml", "--plugin", "loud")
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "model model (folder, model_type toy)"
+    assert "load_model model:toy tk-toy 0.1 matched: model_type is toy" in lines
+    assert "train_stage stage:toy tk-toy 0.1 pinned: stage: toy at run.yaml:2" in lines
+    assert "* extension:loud tk-toy 0.1 loud (--plugin)" in lines
+    as_json = json.loads(toy.tk("plan", "run.yaml", "--json").stdout)
+    assert {choice["kind"] for choice in as_json["choices"]} >= {"model", "adapter", "stage", "engine"}
+
+
+def test_why_says_where_a_value_came_from_and_who_owns_it(toy: Toy) -> None:
+    done = toy.tk("plan", "run.yaml", "--why", "toy_steps", "toy_steps=9")
+    assert done.stdout.splitlines() == [
+        "toy_steps = 9",
+        "  owner    stage:toy (tk-toy)",
+        "  default  1",
+        "  set to   3 at run.yaml:9",
+        "  set to   9 at command line",
+    ]
+    unknown = toy.tk("plan", "run.yaml", "--why", "toy_step")
+    assert unknown.returncode == 2
+    assert "Did you mean 'toy_steps'?" in unknown.stderr
+
+
+def test_an_error_of_a_plugin_shows_its_traceback(toy: Toy) -> None:
+    done = toy.tk("run", "run.yaml", "toy_mode=fail")
+    assert done.returncode == 1
+    assert "ValueError: no gradient today" in done.stderr
+    calls = (toy.folder / "out" / "trace.jsonl").read_text().splitlines()
+    assert json.loads(calls[-1])["error"] == "ValueError: no gradient today"
+
+
+def test_planning_and_mistakes_leave_everything_heavy_alone(toy: Toy) -> None:
+    code = """
+import sys
+from tkernel.cli.app import app, guarded
+sys.argv = ["tk", *WORDS]
+try:
+    guarded(app)
+except SystemExit:
+    pass
+heavy = {"torch", "transformers", "datasets", "numpy", "rich", "peft", "trl", "accelerate"}
+print("heavy:", sorted(heavy & set(sys.modules)))
+"""
+    import os
+
+    os.chdir(toy.folder)
+    for words in (
+        ["--help"],
+        ["plugins", "list"],
+        ["plan", "run.yaml"],
+        ["run", "run.yaml", "toy_stpes=1", "stage=x"],
+        ["version"],
+    ):
+        done = toy.site.run(f"WORDS = {words!r}\n{code}")
+        assert done.stdout.splitlines()[-1] == "heavy: []", (words, done.stdout, done.stderr)
+
+
+def test_the_python_interface_takes_objects_and_callbacks(toy: Toy) -> None:
+    code = """
+import os, tkernel
+events = []
+class Quiet:
+    name = "quiet"
+    @tkernel.hookimpl(wrapper=True)
+    def train_stage(self, request):
+        events.append("before")
+        result = yield
+        events.append("after")
+        return result
+result = tkernel.run("run.yaml", overrides=["toy_steps=4"], plugins=[Quiet()], callbacks=[events.append])
+print(result.steps, result.metrics, events)
+"""
+    import os
+
+    os.chdir(toy.folder)
+    done = toy.site.run(code)
+    assert done.stdout == "4 {'rows': 2.0} ['before', 'step', 'after']\n", done.stderr
