@@ -44,7 +44,8 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.origin}: " if self.origin else ""
-        return f"{where}{self.message}" + (f"\n    {self.hint}" if self.hint else "")
+        hint = "".join(f"\n    {line.strip()}" for line in (self.hint or "").splitlines())
+        return f"{where}{self.message}{hint}"
 
 
 class ConfigError(TkError):

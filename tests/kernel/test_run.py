@@ -61,7 +61,7 @@ def test_every_mistake_is_reported_at_once_with_its_line(toy: Toy) -> None:
         "run.yaml:7: dataset 'row' is neither in dataset_info.json nor a file",
         "run.yaml:8: unknown key 'toy_stps'\n    Did you mean 'toy_steps'?",
         "run.yaml:11: 'output_dir' is set twice; line 10 sets it too",
-        "run.yaml:12: toy_steps must be an integer",
+        "run.yaml:12: toy_steps wants a whole number, not 'many'",
     ):
         assert expected in done.stderr, done.stderr
 
@@ -69,7 +69,9 @@ def test_every_mistake_is_reported_at_once_with_its_line(toy: Toy) -> None:
 def test_one_mistake_alone_keeps_its_message(toy: Toy) -> None:
     done = toy.tk("plan", "run.yaml", "stage=toi")
     assert done.returncode == 2
-    assert done.stderr.startswith("tk: command line: no installed plugin is stage:toi.\n  Did you mean 'toy'?")
+    assert done.stderr.startswith(
+        "tk: command line: no installed plugin is stage:toi.\n  Did you mean 'toy'?"
+    )
 
 
 def test_nothing_to_run_names_every_key_that_is_missing(toy: Toy) -> None:
