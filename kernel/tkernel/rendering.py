@@ -35,7 +35,9 @@ def exchanges(conversation: Conversation) -> list[tuple[tuple[Message, ...], Mes
         if message.role == "assistant" and prompt:
             pairs.append((tuple(prompt), message))
             prompt = []
-        elif (message.role == "user" and not prompt) or (message.role == "tool" and all(earlier.role == "tool" for earlier in prompt)):
+        elif (message.role == "user" and not prompt) or (
+            message.role == "tool" and all(earlier.role == "tool" for earlier in prompt)
+        ):
             prompt.append(message)
         else:
             expected = "an assistant message" if prompt else "a user or tool message"
@@ -60,6 +62,8 @@ class SegmentRenderer:
             of roles that it cannot render (`exchanges` checks the usual one).
         last_turns_of: the same where only the last reply matters: in prompts, and when `mask_history`
             is set. Reasoning templates leave out earlier thoughts there. Default: `turns_of`.
+        prompt_of: what comes before the reply that a conversation waits for. Default: `last_turns_of`
+            with an empty reply at the end, without that reply.
         stop_words: tokens that end a reply, the one that replies in training end with first. The
             tokenizer's end-of-sequence token is added to them.
         added_tokens: what the template added to the tokenizer.
@@ -76,6 +80,7 @@ class SegmentRenderer:
         turns_of: TurnsOf,
         *,
         last_turns_of: TurnsOf | None = None,
+        prompt_of: Callable[[Conversation], Sequence[Segment]] | None = None,
         stop_words: Sequence[str] = (),
         added_tokens: Sequence[str] = (),
         efficient_eos: bool = False,
@@ -88,6 +93,7 @@ class SegmentRenderer:
         self.efficient_eos = efficient_eos
         self._turns_of = turns_of
         self._last_turns_of = last_turns_of or turns_of
+        self._prompt_of = prompt_of or self._prompt_of_last_turn
         self._parse = parse
         self._jinja = jinja
         self._encoder = SegmentEncoder(tokenizer)
@@ -144,13 +150,7 @@ class SegmentRenderer:
         A conversation that ends with a reply gives the prompt of that reply: the same ids that
         `encode(..., mask_history=True)` puts before it.
         """
-        if conversation.messages and conversation.messages[-1].role != "assistant":
-            waiting = (*conversation.messages, Message("assistant"))
-            conversation = conversation.replace(messages=waiting)
-        turns = self._last_turns_of(conversation)
-        (ids,) = self._ids([turns])
-        history = [i for prompt, reply in ids[:-1] for i in (*prompt, *reply)]
-        return history + ids[-1][0]
+        return [i for ids in self._encoder.encode(self._prompt_of(conversation)) for i in ids]
 
     def parse_reply(self, text: str) -> Message:
         """A generated reply as a message."""
@@ -159,6 +159,13 @@ class SegmentRenderer:
     def jinja(self) -> str | None:
         """The template as a chat template for `tokenizer.chat_template`, if it can be written as one."""
         return None if self._jinja is None else self._jinja()
+
+    def _prompt_of_last_turn(self, conversation: Conversation) -> list[Segment]:
+        if conversation.messages and conversation.messages[-1].role != "assistant":
+            waiting = (*conversation.messages, Message("assistant"))
+            conversation = conversation.replace(messages=waiting)
+        *earlier, last = self._last_turns_of(conversation)
+        return [segment for turn in earlier for segment in (*turn.prompt, *turn.reply)] + list(last.prompt)
 
     def _ids(self, batch: Sequence[list[Turn]]) -> Iterator[list[Ids]]:
         """`(prompt ids, reply ids)` of every turn of every conversation, tokenised in one go."""
@@ -193,7 +200,9 @@ def _join(
     weights: list[float] = []
     spans: list[tuple[int, int, int, str]] = []
     last = len(turns) - 1
-    ended: int | None = None  # the label that ends the reply before: learned from the next prompt's first token
+    ended: int | None = (
+        None  # the label that ends the reply before: learned from the next prompt's first token
+    )
     ended_weight = 1.0
     for number, (turn, (prompt, reply), (keep_prompt, keep_reply)) in enumerate(
         zip(turns, ids, kept, strict=True)

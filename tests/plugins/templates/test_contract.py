@@ -56,3 +56,7 @@ class TestQwen3NoThink(TemplateContract):
 
 class TestSmolLM2(TemplateContract):
     plugin = "smollm2"
+
+
+class TestAuto(TemplateContract):
+    plugin = "auto"

@@ -1,0 +1,204 @@
+"""`template: auto`, the default: the chat template that comes with the tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from importlib_metadata import entry_points
+
+from tkernel import hookimpl
+from tkernel.errors import DataError, TkError
+from tkernel.rendering import SegmentRenderer
+from tkernel.types.conversation import Conversation, Message, ToolCall
+from tkernel.types.facts import ModelFacts
+from tkernel.types.requests import TemplateRequest
+from tkernel_plugins.templates.options import TemplateOptions
+from tkernel_plugins.templates.own_template import OwnTemplate
+from tkernel_plugins.templates.special_tokens import add_stop_words
+from tkernel_plugins.templates.tool_formats import TOOL_FORMATS, ToolFormat
+
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_ASKED, _SAID, _THOUGHT = (
+    "3f9a",
+    "7c2e",
+    "5b1d",
+)  # contents of the conversations that templates are tried with
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Look up a word.",
+        "parameters": {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
+    },
+}
+
+
+class AutoTemplate:
+    """Renders with the tokenizer's own Jinja chat template.
+
+    A reply is what the template writes after the opening of a reply: the content, its terminator and a
+    line break after that, if the template writes one, as in the named templates. Where the template ends
+    replies with no special token, the end-of-sequence token follows the last reply, and after an earlier
+    one it is learned in place of the next prompt's first token.
+    """
+
+    name = "auto"
+    Options = TemplateOptions
+
+    @hookimpl
+    def render_template(self, request: TemplateRequest) -> SegmentRenderer:
+        tokenizer, options = request.tokenizer, request.options or TemplateOptions()
+        if not tokenizer.chat_template and request.facts is not None and request.facts.chat_template:
+            tokenizer.chat_template = request.facts.chat_template
+        if not tokenizer.chat_template:
+            raise TkError(
+                "the model brings no chat template, so `template: auto` has nothing to go by",
+                hint=f"Name the template that the model was trained with: {_candidates(request.facts)}.",
+            )
+        for key, value in (
+            ("tool_format", options.tool_format),
+            ("preserve_thinking", options.preserve_thinking),
+        ):
+            if value:
+                raise TkError(
+                    f"`{key}` has no effect on the model's own chat template",
+                    hint=f"Take it out, or name a template: {_candidates(request.facts)}.",
+                )
+        added = add_stop_words(tokenizer, (), replace_eos=False)
+        own = _understand(tokenizer, options)
+        terminator = _terminator(own)
+        before, after = _thought_words(own)
+        stops = [*([terminator] if terminator else [tokenizer.eos_token]), *_ends(request.facts, tokenizer)]
+        return SegmentRenderer(
+            self.name,
+            tokenizer,
+            own.every_turn,
+            last_turns_of=own.last_turn,
+            prompt_of=own.prompt,
+            stop_words=stops,
+            added_tokens=added,
+            efficient_eos=terminator is None,
+            parse=partial(_parse, _tool_format(own), before, after, _tail(own)),
+            jinja=partial(getattr, tokenizer, "chat_template"),
+        )
+
+
+TEMPLATE = AutoTemplate()
+
+
+def _candidates(facts: ModelFacts | None) -> str:
+    """Names of templates, those that sound like the model first."""
+    names = sorted({entry.name for entry in entry_points(group="tkernel.template")} - {"auto"})
+    family = re.sub(r"\d.*", "", facts.model_type) if facts is not None else ""
+    return ", ".join(sorted(names, key=lambda name: not (family and name.startswith(family))))
+
+
+def _asking(**reply: Any) -> Conversation:
+    return Conversation((Message("user", _ASKED), Message("assistant", **reply)))
+
+
+def _understand(tokenizer: Any, options: TemplateOptions) -> OwnTemplate:
+    """The template with what has to be found out about it: where thoughts go, and the form of contents."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+    longest_first = sorted(filter(None, special), key=len, reverse=True)
+    thinking = options.enable_thinking
+    own = OwnTemplate(
+        tokenizer,
+        variables={} if thinking is None else {"enable_thinking": thinking},
+        default_system=options.default_system,
+        special=re.compile("|".join(map(re.escape, longest_first)) or r"(?!)"),
+    )
+    said = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _SAID}]
+    try:
+        if _ASKED not in own.render(said, None, waiting=False):
+            own = replace(own, parts=True)
+    except DataError:
+        own = replace(own, parts=True)
+    keyed = replace(own, variables={})
+    for key in _REASONING_KEYS:
+        with_thought = replace(keyed, reasoning_key=key)
+        text = "".join(_texts(with_thought, _asking(content=_SAID, reasoning=_THOUGHT)))
+        if _THOUGHT in text:
+            return replace(own, reasoning_key=key)
+    return own
+
+
+def _texts(own: OwnTemplate, conversation: Conversation) -> Iterator[str]:
+    """The text of prompt and reply of a conversation of one turn; nothing if the template cannot write it."""
+    try:
+        (turn,) = own.every_turn(conversation)
+    except DataError:
+        return
+    for segments in (turn.prompt, turn.reply):
+        yield "".join(segment.text for segment in segments)
+
+
+def _tail(own: OwnTemplate) -> str:
+    """What the template writes after the content of a reply; empty if it can only write prompts."""
+    texts = list(_texts(own, _asking(content=_SAID)))
+    return texts[1].rpartition(_SAID)[2] if len(texts) == 2 else ""
+
+
+def _terminator(own: OwnTemplate) -> str | None:
+    """The token that ends replies: the end of a sequence if it is written, else the last token that is."""
+    tail = _tail(own)
+    if own.tokenizer.eos_token in tail:
+        return str(own.tokenizer.eos_token)
+    added = getattr(own.tokenizer, "added_tokens_decoder", {}).values()
+    written = [token.content for token in added if token.content.strip() and token.content in tail]
+    return max(written, key=lambda name: (tail.rindex(name), len(name)), default=None)
+
+
+def _thought_words(own: OwnTemplate) -> tuple[str, str]:
+    """What the template writes before and after a thought."""
+    texts = list(_texts(replace(own, variables={}), _asking(content=_SAID, reasoning=_THOUGHT)))
+    if len(texts) == 2 and _THOUGHT in texts[1]:
+        before, _, rest = texts[1].partition(_THOUGHT)
+        return before, rest.partition(_SAID)[0]
+    return "<think>\n", "\n</think>\n\n"
+
+
+def _tool_format(own: OwnTemplate) -> ToolFormat | None:
+    """The tool format that reads the calls which the template writes."""
+    call = ToolCall("look_up", json.dumps({"word": _SAID}))
+    conversation = _asking(tool_calls=(call,)).replace(tools=(_TOOL,))
+    texts = list(_texts(replace(own, variables={}), conversation))
+    if len(texts) != 2:
+        return None
+    body = texts[1].removesuffix(_tail(own))
+    readers = (f for f in TOOL_FORMATS.values() if (read := f.read(body)) and read[1] == [call])
+    return next(readers, None)
+
+
+def _ends(facts: ModelFacts | None, tokenizer: Any) -> list[str]:
+    """Tokens that the model's own configuration names as ends of a reply."""
+    if facts is None:
+        return []
+    found = [facts.config.get("eos_token_id")]
+    if facts.location and (file := Path(facts.location) / "generation_config.json").is_file():
+        found.append(json.loads(file.read_text(encoding="utf-8")).get("eos_token_id"))
+    ids = [i for value in found for i in (value if isinstance(value, list) else [value]) if i is not None]
+    return [token for i in ids if i < len(tokenizer) and (token := tokenizer.convert_ids_to_tokens(i))]
+
+
+def _parse(tools: ToolFormat | None, before: str, after: str, tail: str, text: str) -> Message:
+    """Take thought and calls out of a reply, as the template writes them."""
+    for length in range(len(tail), 0, -1):
+        if text.endswith(tail[:length]):
+            text = text[:-length]
+            break
+    reasoning = None
+    if text.startswith(before) and after in text[len(before) :]:
+        reasoning, _, text = text[len(before) :].partition(after)
+    called = tools.read(text) if tools is not None else None
+    if called is None:
+        return Message("assistant", text, reasoning=reasoning)
+    content, calls = called
+    return Message("assistant", content, tool_calls=tuple(calls), reasoning=reasoning)
