@@ -48,6 +48,7 @@ def load(request: ModelRequest) -> ModelBundle:
         dtype = load_dtype(request, options)
         kwargs = {**weight_arguments(request, options), "dtype": dtype, **load_kwargs}
         module = _load_module(request, source, file, config, kwargs, options)
+    module.config._name_or_path = facts.name
     grown = finish(module, tokenizer, request, options, may_grow=bool(new_tokens) or options.resize_vocab)
     new_tokens = tuple(sorted({*new_tokens, *grown}))
     return ModelBundle(module, tokenizer, facts, processor, request.role, new_tokens)
@@ -83,30 +84,20 @@ def _load_module(
         with torch.random.fork_rng():
             torch.manual_seed(request.seed)
             return auto.from_config(config, trust_remote_code=options.trust_remote_code, **wanted)
+    kwargs["output_loading_info"] = True
     if file is not None:
-        return _load_gguf(file, config, kwargs)
-    auto = _auto_class(config, request.facts)
-    pickles = {} if options.allow_pickle else {"use_safetensors": True}
-    module, report = auto.from_pretrained(
-        source.path, config=config, output_loading_info=True, **source.kwargs, **pickles, **kwargs
-    )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise TkError(
-            f"{request.facts.name} lacks {len(missing)} of the weights that {type(module).__name__} needs: "
-            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
-            hint="They would be random numbers. Is it a complete causal language model?",
+        module, report = _load_gguf(file, config, kwargs)
+    else:
+        pickles = {} if options.allow_pickle else {"use_safetensors": True}
+        auto = _auto_class(config, request.facts)
+        module, report = auto.from_pretrained(
+            source.path, config=config, **source.kwargs, **pickles, **kwargs
         )
-    if report["unexpected_keys"]:
-        unused = sorted(report["unexpected_keys"])
-        logger.warning(
-            "%s has %d weights that %s does not use: %s", source.path, len(unused), type(module).__name__,
-            ", ".join(unused[:5]) + (" ..." if len(unused) > 5 else ""),
-        )  # fmt: skip
+    _check_complete(module, report, request.facts.name)
     return module
 
 
-def _load_gguf(file: GgufFile, config: Any, kwargs: dict[str, Any]) -> Any:
+def _load_gguf(file: GgufFile, config: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     from tkernel_plugins.models.gguf_weights import gguf_state_dict, is_direct
@@ -115,11 +106,27 @@ def _load_gguf(file: GgufFile, config: Any, kwargs: dict[str, Any]) -> Any:
         weights = gguf_state_dict(file, config, kwargs["dtype"])
         model_class = AutoModelForCausalLM._model_mapping[type(config)]
         return model_class.from_pretrained(None, config=config, state_dict=weights, **kwargs)
-    dense = {"quantization_config": GgufConfig(dequantize=True), **kwargs}
-    module = AutoModelForCausalLM.from_pretrained(
-        str(file.path.parent), gguf_file=file.path.name, config=config, **dense
+    kwargs = {"quantization_config": GgufConfig(dequantize=True), **kwargs}
+    folder, name = str(file.path.parent), file.path.name
+    return AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, config=config, **kwargs)
+
+
+def _check_complete(module: Any, report: Any, name: str) -> None:
+    kind, missing, unused = (
+        type(module).__name__,
+        *map(sorted, (report["missing_keys"], report["unexpected_keys"])),
     )
-    return module
+    if missing:
+        raise TkError(
+            f"{name} lacks {len(missing)} of the weights that {kind} needs: {_some(missing)}",
+            hint="They would be random numbers. Is it a complete causal language model?",
+        )
+    if unused:
+        logger.warning("%s has %d weights that %s does not use: %s", name, len(unused), kind, _some(unused))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
 def _auto_class(config: Any, facts: ModelFacts) -> Any:
