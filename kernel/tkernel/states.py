@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import all_suffixes
 from typing import Literal
 
 from tkernel.errors import IncompatibleApi
@@ -51,7 +53,7 @@ def plugin_states(index: Index, plan: Plan | None = None, pins: Pins | None = No
             which: State = "incompatible" if isinstance(error, IncompatibleApi) else "broken"
             return which, " ".join(filter(None, (error.message, error.hint)))
         module = entry.target.partition(":")[0]
-        if entry.door is None and not found(module.partition(".")[0]):
+        if entry.door is None and not found(module):
             return (
                 "broken",
                 f"There is no module {module}; run: pip install --force-reinstall {entry.distribution}",
@@ -79,7 +81,13 @@ def plugin_states(index: Index, plan: Plan | None = None, pins: Pins | None = No
 
 
 def _module_found(module: str) -> bool:
+    """Whether there is a file for `module`, its parents not imported."""
+    top, *rest = module.split(".")
     try:
-        return importlib.util.find_spec(module) is not None
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return False
+    if spec is None or not rest:
+        return spec is not None
+    paths = [os.path.join(folder, *rest) for folder in spec.submodule_search_locations or ()]
+    return any(os.path.isdir(p) or any(os.path.isfile(p + end) for end in all_suffixes()) for p in paths)

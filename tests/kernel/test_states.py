@@ -67,3 +67,17 @@ def test_a_second_copy_on_the_path_is_shadowed(site: Site, tmp_path: Path) -> No
         ("1.0", "shadowed", f"another copy comes first; this one is in {location}"),
         ("2.0", "available", ""),
     ]
+
+
+def test_a_missing_module_inside_a_package_is_seen_without_importing_the_package(site: Site) -> None:
+    package = site.folder / "tk_pack"
+    (package / "sub").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit")
+    (package / "sub" / "there.py").write_text("")
+    entries = "[tkernel.adapter]\na = tk_pack.sub.there:A\nb = tk_pack.sub.gone:B\nc = tk_pack.there.gone:C\n"
+    site.distribution("tk-pack", entries)
+    rows = plugin_states(site.index)
+    assert [(row.name, row.state) for row in rows] == [("a", "available"), ("b", "broken"), ("c", "broken")]
+    assert rows[1].detail == (
+        "There is no module tk_pack.sub.gone; run: pip install --force-reinstall tk-pack"
+    )
