@@ -62,6 +62,7 @@ def test_json_with_lines_reads_what_json_reads(value: dict[str, object], indent:
     assert all(json.dumps(key, ensure_ascii=False) in lines[found.lines[key] - 1] for key in value)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_json_with_lines_refuses_what_json_refuses(text: str) -> None:
     try:
@@ -70,7 +71,7 @@ def test_json_with_lines_refuses_what_json_refuses(text: str) -> None:
         with pytest.raises(json.JSONDecodeError):
             json_text.loads(text)
     else:
-        assert json_text.loads(text) == expected
+        assert repr(json_text.loads(text)) == repr(expected)  # NaN equals nothing
 
 
 LLAMA_FACTORY_FILE = """\
