@@ -77,13 +77,15 @@ def _targets(
 ) -> tuple[str, ...]:
     """Short names of the layers to adapt, each of which matches at least one."""
     candidates = tuple(linear_layers(module, outside))
-    everything = tuple(dict.fromkeys(short_name(name) for name in candidates))
     names = names_of(options.lora_target)
     if "all" not in names:
+        ends = (module.get_input_embeddings(), module.get_output_embeddings())
+        possible = (*candidates, *(n for n, child in module.named_modules() if any(child is e for e in ends)))
         for target in names:
-            if not any(matches(name, target) for name in candidates):
-                raise no_match("lora_target", target, candidates, model)
+            if not any(matches(name, target) for name in possible):
+                raise no_match("lora_target", target, possible, model)
         return names
+    everything = tuple(dict.fromkeys(short_name(name) for name in candidates))
     known = tuple(t for t in family if any(matches(name, t) for name in candidates))
     if not (known or everything):
         raise no_match("lora_target", "all", candidates, model)
