@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tkernel.testing.contract import Contract
 
 THIRD_PARTY = Path(__file__).parents[1] / "third_party"

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 from mutation import Mutants
+from tk_demo_template import JINJA, TEMPLATE, turns_of
+
 from tkernel import Message
 from tkernel.rendering import SegmentRenderer
 from tkernel.testing import TemplateContract
 from tkernel.types.rendering import Segment, Turn
-
-from tk_demo_template import JINJA, TEMPLATE, turns_of
 
 MUTANTS = Mutants(TemplateContract)
 IGNORED = -100

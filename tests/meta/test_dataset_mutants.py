@@ -1,0 +1,155 @@
+"""Every check of the dataset contract notices the mistake that it is there for."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import pytest
+from mutation import Mutants
+from tk_demo_dataset import DATASET, Options
+
+from tkernel.errors import DataError
+from tkernel.testing import DatasetContract
+
+EXAMPLES = (
+    {"question": "Who runs the inn?", "answer": "The user does."},
+    {"question": "Where is the naïve café? 😀", "answer": "Behind the inn."},
+    {"question": "How much is 12 and 12?", "answer": "It is 24."},
+)
+MUTANTS = Mutants(DatasetContract, examples=EXAMPLES)
+
+
+class Changed:
+    """The right format; a mutant overrides what it changes of the rows or of the call."""
+
+    name, Options = "demo", Options
+
+    def load_dataset(self, request):
+        return self.change(DATASET.load_dataset(request), request)
+
+    def change(self, dataset, request):
+        return dataset
+
+    def map_rows(self, dataset, function):
+        return datasets.Dataset.from_list([function(dict(row)) for row in dataset], features=dataset.features)
+
+
+@MUTANTS.breaks("test_columns_are_canonical")
+class KeepsAColumnOfItsOwn(Changed):
+    def change(self, dataset, request):
+        return dataset.add_column("length", [1] * len(dataset))
+
+
+@MUTANTS.breaks("test_values_are_canonical")
+class CallsTheUserHuman(Changed):
+    def change(self, dataset, request):
+        def rename(row):
+            messages = [{**m, "role": "human" if m["role"] == "user" else m["role"]} for m in row["messages"]]
+            return {**row, "messages": messages}
+
+        return self.map_rows(dataset, rename)
+
+
+@MUTANTS.breaks("test_types_do_not_depend_on_the_rows")
+class InfersTheTypes(Changed):
+    def change(self, dataset, request):
+        def first_has_tools(row):
+            return {**row, "tools": "[]" if len(rows) > 1 else None}
+
+        rows = list(dataset)
+        return datasets.Dataset.from_list([first_has_tools(row) for row in rows])
+
+
+@MUTANTS.breaks("test_rows_say_what_the_file_says")
+class StripsWhatIsNotAscii(Changed):
+    def change(self, dataset, request):
+        def ascii_only(row):
+            messages = [
+                {**m, "content": m["content"].encode("ascii", "ignore").decode()} for m in row["messages"]
+            ]
+            return {**row, "messages": messages}
+
+        return self.map_rows(dataset, ascii_only)
+
+
+@MUTANTS.breaks("test_origin_is_where_the_row_was")
+class DoesNotCountBlankLines(Changed):
+    def change(self, dataset, request):
+        def renumber(row):
+            line = row["origin"]["line"]
+            return {**row, "origin": {**row["origin"], "line": line and row["origin"]["row"] + 1}}
+
+        return self.map_rows(dataset, renumber)
+
+
+@MUTANTS.breaks("test_json_and_jsonl_give_the_same_rows")
+class LosesTheLastRowOfAnArray(Changed):
+    def change(self, dataset, request):
+        return dataset.select(range(len(dataset) - 1)) if request.entry.path.suffix == ".json" else dataset
+
+
+@MUTANTS.breaks("test_counts_add_up")
+class CountsOnlyWhatItKeeps(Changed):
+    def change(self, dataset, request):
+        request.report.read = request.report.kept
+        return dataset
+
+
+@MUTANTS.breaks("test_a_bad_row_is_an_error_that_names_its_line")
+class NamesNoLine(Changed):
+    def load_dataset(self, request):
+        try:
+            return super().load_dataset(request)
+        except DataError as error:
+            if "no question" in str(error):
+                raise DataError("a row has no question or no answer") from error
+            raise
+
+
+@MUTANTS.breaks("test_a_dropped_row_is_named_and_leaves_the_others_alone")
+class DropsWithoutAName(Changed):
+    def change(self, dataset, request):
+        request.report.rejected.clear()
+        return dataset
+
+
+@MUTANTS.breaks("test_broken_json_is_an_error_that_names_its_line")
+class SkipsBrokenLines(Changed):
+    def load_dataset(self, request):
+        def valid(line):
+            try:
+                json.loads(line)
+            except json.JSONDecodeError:
+                return not line.strip()
+            return True
+
+        file = request.entry.path
+        if file.suffix == ".jsonl" and file.is_file():
+            lines = [line for line in file.read_text().splitlines() if valid(line)]
+            file.write_text("\n".join(lines))
+        return super().load_dataset(request)
+
+
+@MUTANTS.breaks("test_a_missing_file_is_an_error_that_names_it")
+class ReadsNothingFromNowhere(Changed):
+    def load_dataset(self, request):
+        if request.entry.path.is_file():
+            return super().load_dataset(request)
+        return datasets.Dataset.from_list([])
+
+
+MUTANTS.add("heavy_plugins:DATASET", "test_importing_the_plugin_imports_nothing_heavy")
+
+
+def test_the_right_dataset_passes():
+    assert MUTANTS.failing("tk_demo_dataset:DATASET") == set()
+
+
+def test_every_check_has_a_mutant():
+    assert MUTANTS.uncovered() == set()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.all, ids=str)
+def test_the_mistake_fails_its_check_and_no_other(mutant):
+    assert MUTANTS.failing(mutant.plugin, **mutant.suite) == {mutant.check, *mutant.also}

@@ -1,0 +1,192 @@
+"""Every check of the engine contract notices the mistake that it is there for."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from queue import Queue
+
+import pytest
+import torch
+from mutation import Mutants
+from tk_demo_engine import Engine, Options
+
+from tkernel import Message
+from tkernel.testing import EngineContract
+from tkernel.types.engine import Delta
+
+MUTANTS = Mutants(EngineContract)
+
+
+class Changed(Engine):
+    """The right engine; a mutant overrides what it changes."""
+
+    name, Options = "demo", Options
+
+    def __init__(self, request=None):
+        if request is not None:
+            super().__init__(request)
+
+    def generate(self, request):
+        return type(self)(request)
+
+
+@MUTANTS.breaks(
+    "test_greedy_equals_the_reference_loop",
+    "test_repetition_is_penalised",
+)
+class ForgetsTheFirstToken(Changed):
+    def next_id(self, ids, sampling):
+        return super().next_id(ids[1:], sampling)
+
+
+@MUTANTS.breaks("test_batched_equals_single")
+class PadsOnTheLeftWithoutAMask(Changed):
+    def stream(self, conversations, sampling=None):
+        prompt_ids = self.renderer.prompt_ids
+        longest = max((len(prompt_ids(conversation)) for conversation in conversations), default=0)
+
+        class Padded:
+            stop_ids, parse_reply = self.renderer.stop_ids, self.renderer.parse_reply
+
+            def prompt_ids(self, conversation):
+                ids = prompt_ids(conversation)
+                return [0] * (longest - len(ids)) + ids
+
+        padded = type(self).__new__(Engine)
+        vars(padded).update(vars(self), renderer=Padded())
+        return Engine.stream(padded, conversations, sampling)
+
+
+@MUTANTS.breaks("test_streams_concatenate_to_the_replies")
+class FinishesTwice(Changed):
+    def stream(self, conversations, sampling=None):
+        for delta in super().stream(conversations, sampling):
+            yield replace(delta, finish_reason=delta.finish_reason or "length")
+
+
+@MUTANTS.breaks("test_a_reply_is_streamed_piece_by_piece", "test_closing_the_iterator_stops_the_work")
+class SendsWholeReplies(Changed):
+    def stream(self, conversations, sampling=None):
+        waiting = {}
+        for delta in super().stream(conversations, sampling):
+            waiting.setdefault(delta.index, []).append(delta)
+            if delta.finish_reason is not None:
+                mine = waiting[delta.index]
+                ids = tuple(token for piece in mine for token in piece.token_ids)
+                text = "".join(piece.text for piece in mine)
+                yield Delta(delta.index, text, ids, delta.finish_reason)
+
+
+@MUTANTS.breaks(
+    "test_pieces_are_whole_characters",
+    "test_a_stop_id_ends_the_reply",
+)
+class DecodesTokenByToken(Changed):
+    def stream(self, conversations, sampling=None):
+        for delta in super().stream(conversations, sampling):
+            ids = [token for token in delta.token_ids if token not in self.renderer.stop_ids]
+            yield replace(delta, text=self.tokenizer.decode(ids))
+
+
+@MUTANTS.breaks("test_a_stop_id_ends_the_reply")
+class LeavesTheStopTokenOut(Changed):
+    def stream(self, conversations, sampling=None):
+        for delta in super().stream(conversations, sampling):
+            yield replace(delta, token_ids=() if delta.finish_reason == "stop" else delta.token_ids)
+
+
+@MUTANTS.breaks(
+    "test_a_reply_has_at_most_max_new_tokens",
+    "test_greedy_equals_the_reference_loop",
+    "test_repetition_is_penalised",
+    "test_without_sampling_the_options_of_the_run_hold",
+)
+class OneTokenMore(Changed):
+    def stream(self, conversations, sampling=None):
+        sampling = sampling or self.options
+        return super().stream(conversations, replace(sampling, max_new_tokens=sampling.max_new_tokens + 1))
+
+
+@MUTANTS.breaks("test_the_message_is_what_the_template_parses")
+class ParsesNothing(Changed):
+    def reply(self, conversations, sampling=None):
+        empty = Message("assistant", "")
+        return [replace(reply, message=empty) for reply in super().reply(conversations, sampling)]
+
+
+@MUTANTS.breaks("test_the_seed_decides_what_is_drawn")
+class DrawsFromTheGlobalGenerator(Changed):
+    def next_id(self, ids, sampling):
+        self.generator = torch.default_generator
+        return super().next_id(ids, sampling)
+
+
+@MUTANTS.breaks("test_sampling_follows_its_filters")
+class ForgetsTopK(Changed):
+    def next_id(self, ids, sampling):
+        return super().next_id(ids, replace(sampling, top_k=0))
+
+
+@MUTANTS.breaks("test_repetition_is_penalised")
+class ForgetsTheRepetitionPenalty(Changed):
+    def next_id(self, ids, sampling):
+        return super().next_id(ids, replace(sampling, repetition_penalty=1.0))
+
+
+@MUTANTS.breaks("test_without_sampling_the_options_of_the_run_hold")
+class ForgetsTheOptions(Changed):
+    def stream(self, conversations, sampling=None):
+        return super().stream(conversations, sampling or Options(max_new_tokens=9))
+
+
+@MUTANTS.breaks("test_closing_the_iterator_stops_the_work")
+class WorksOnInAThread(Changed):
+    def stream(self, conversations, sampling=None):
+        queue = Queue()
+        module = self.module
+
+        def work():
+            self.module = module
+            for delta in Engine.stream(self, conversations, sampling):
+                queue.put(delta)
+            queue.put(None)
+
+        threading.Thread(target=work, daemon=True).start()
+        yield from iter(queue.get, None)
+
+
+@MUTANTS.breaks("test_the_module_is_left_as_it_was")
+class LeavesItInEvalMode(Changed):
+    def next_id(self, ids, sampling):
+        self.module.eval()
+        return super().next_id(ids, sampling)
+
+
+@MUTANTS.breaks("test_an_engine_can_be_used_again_and_closed_twice")
+class ClosesOnce(Changed):
+    def close(self):
+        del self.module
+
+
+@MUTANTS.breaks("test_no_conversations_no_replies")
+class NeedsAConversation(Changed):
+    def stream(self, conversations, sampling=None):
+        max(len(self.renderer.prompt_ids(conversation)) for conversation in conversations)
+        return super().stream(conversations, sampling)
+
+
+MUTANTS.add("heavy_plugins:ENGINE", "test_importing_the_plugin_imports_nothing_heavy")
+
+
+def test_the_right_engine_passes():
+    assert MUTANTS.failing("tk_demo_engine:ENGINE") == set()
+
+
+def test_every_check_has_a_mutant():
+    assert MUTANTS.uncovered() == set()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.all, ids=str)
+def test_the_mistake_fails_its_check_and_no_other(mutant):
+    assert MUTANTS.failing(mutant.plugin, **mutant.suite) == {mutant.check, *mutant.also}
