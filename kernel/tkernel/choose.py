@@ -15,7 +15,17 @@ from tkernel.config.suggest import did_you_mean
 from tkernel.errors import AmbiguousProvider, BrokenPlugin, NoProvider, TkError, UnusedPlugin
 from tkernel.hookspecs import KINDS, PROJECT
 from tkernel.index import Entry, Index
-from tkernel.pins import Pin, Pins, Wanted, blocked_by, named_by, of, same, unknown_pin, use_names
+from tkernel.pins import (
+    Pin,
+    Pins,
+    Wanted,
+    blocked_by,
+    is_of,
+    named_by,
+    same_distribution,
+    unknown_pin,
+    use_names,
+)
 from tkernel.states import PluginState, plugin_states
 from tkernel.types.facts import ModelFacts
 from tkernel.types.plan import Choice, How, Plan
@@ -122,7 +132,9 @@ class _Chooser:
             blocking = spec.startswith("no:")
             entries, exact = named_by(spec.removeprefix("no:"), self.index.entries if blocking else self.open)
             if not entries:
-                self.errors.append(unknown_pin(wanted, spec.removeprefix("no:"), self.index, self.blocked))
+                error = unknown_pin(wanted, spec.removeprefix("no:"), self.index, self.blocked)
+                if not (blocking and isinstance(error, BrokenPlugin)):  # it provides nothing, as wished
+                    self.errors.append(error)
             elif not blocking:
                 self.pins.append(Pin(wanted, entries, exact))
 
@@ -239,7 +251,9 @@ class _Chooser:
 
     def _pinned(self, kind: str, wanted: Wanted, subject: str | None = None) -> None:
         left, colon, name = wanted.name.rpartition(":")
-        entries = [e for e in self.open if e.kind == kind and (not colon or same(e.distribution, left))]
+        entries = [
+            e for e in self.open if e.kind == kind and (not colon or same_distribution(e.distribution, left))
+        ]
         preferred = {entry: pin for pin in self.pins for entry in pin.entries}
         variants = [e for e in entries if e.base == name and e.variant and e in preferred]
         plain = [e for e in entries if e.name == name and e.variant is None]
@@ -280,7 +294,7 @@ class _Chooser:
             # A family's plugin serves its family; one that serves others too says which.
             offered = [e for e in plain if e.distribution != PROJECT]
             return [e for e in offered if self._accepts(e)]
-        own = [e for e in plain if pin.exact or pin.wanted.name == e.name or of(e, e.name)]
+        own = [e for e in plain if pin.exact or pin.wanted.name == e.name or is_of(e, e.name)]
         # Naming the kernel's own distribution settles ties, nothing else.
         offered = own or [e for e in plain if e.distribution != PROJECT]
         if len({e.name for e in offered}) == 1 or len({e.target for e in offered if not e.door}) == 1:

@@ -69,8 +69,8 @@ def named_by(spec: str, entries: Sequence[Entry]) -> tuple[tuple[Entry, ...], bo
     if colon and left in ALL_KINDS:
         return tuple(e for e in entries if e.kind == left and e.name == right), True
     if colon:
-        return tuple(e for e in entries if same(e.distribution, left) and e.name == right), True
-    return tuple(e for e in entries if of(e, spec) or spec in (e.name, e.variant)), False
+        return tuple(e for e in entries if same_distribution(e.distribution, left) and e.name == right), True
+    return tuple(e for e in entries if is_of(e, spec) or spec in (e.name, e.variant)), False
 
 
 def blocked_by(pins: Pins, index: Index) -> dict[Entry, Wanted]:
@@ -106,10 +106,11 @@ def unknown_pin(wanted: Wanted, spec: str, index: Index, blocked: Mapping[Entry,
     )
 
 
-def same(distribution: str, spelled: str) -> bool:
+def same_distribution(distribution: str, spelled: str) -> bool:
+    """Whether `spelled` is this distribution's name, as pip compares names."""
     return normalise(distribution) == normalise(spelled)
 
 
-def of(entry: Entry, spec: str) -> bool:
+def is_of(entry: Entry, spec: str) -> bool:
     """Whether `spec` is the name of the entry's distribution, with or without `tk-`."""
     return entry.door is None and normalise(entry.distribution) in (normalise(spec), f"tk-{normalise(spec)}")

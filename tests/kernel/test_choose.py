@@ -346,6 +346,15 @@ def test_asking_for_a_distribution_with_malformed_metadata_says_what_is_wrong(si
     )
 
 
+def test_blocking_what_does_not_exist_is_an_error_and_what_cannot_be_read_is_not(site: Site) -> None:
+    site.built_ins()
+    site.distribution("tk-bad", "[tkernel.adapter]\nbad\n")
+    (error,) = errors_of(site, "no:tk-bad", "no:loraa")
+    assert str(error) == (
+        "train.yaml:9: no installed plugin or distribution is named 'loraa'.\n  Did you mean 'lora'?"
+    )
+
+
 def test_everything_that_is_wrong_is_told_at_once(site: Site) -> None:
     site.built_ins()
     errors = errors_of(site, "nothing-like-it", stage=Wanted("x"), template=Wanted("y"))

@@ -20,7 +20,6 @@ except TkError as error:
 from tkernel.types.facts import ModelFacts
 facts = ModelFacts("m", "folder", "/m", "llama")
 index, loader = read_index(), Loader()
-names = sys.argv[1:]
 pins = Pins(tuple(Wanted(name, "--plugin") for name in NAMES))
 try:
     plan, errors = choose(Selection(), facts, index, pins, loader)
