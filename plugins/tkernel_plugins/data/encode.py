@@ -63,15 +63,14 @@ class BatchEncoder:
         origins = _origins(table)
         given = conversations(table)
         samples = [self._sample(*pair) for pair in zip(self._encode(given, origins), origins, strict=True)]
-        references = [
-            {name: [_reference(item) for item in getattr(conversation, name)] for name in MEDIA}
-            for conversation in given
-        ]
         columns: dict[str, list[Any]] = {
             key: [sample[key] for sample in samples]
             for key in ("input_ids", "labels", "weights", "supervised", "dropped", "reason", "detail")
         }
-        columns |= {name: [row[name] for row in references] for name in MEDIA}
+        for name in MEDIA:
+            columns[name] = [
+                [_reference(item) for item in getattr(conversation, name)] for conversation in given
+            ]
         return pa.Table.from_pydict(columns | {"origin": origins}, schema=encoded_features().arrow_schema)
 
     def _encode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,7 +69,10 @@ class PreparationReport:
 
     def lines(self) -> list[str]:
         """Five lines for the screen: read, kept, rejected, truncated, learned."""
-        names = ", ".join(f"{counts.name} {counts.rows.read:,}" for counts in self.datasets[:6])
+        names = ", ".join(
+            f"{counts.name} {counts.rows.read:,}{_in_brackets(counts.rows.notes)}"
+            for counts in self.datasets[:6]
+        )
         more = f" and {len(self.datasets) - 6} more" if len(self.datasets) > 6 else ""
         splits = ", ".join(f"{count:,} for {name}" for name, count in self.splits.items())
         rows = sum(counts.rows.read for counts in self.datasets)
@@ -129,3 +132,7 @@ class PreparationReport:
                 for counts in self.datasets
             ],
         }
+
+
+def _in_brackets(notes: Sequence[str]) -> str:
+    return f" ({'; '.join(notes)})" if notes else ""

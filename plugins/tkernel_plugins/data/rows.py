@@ -18,6 +18,7 @@ from tkernel.types.requests import DatasetRequest
 from tkernel_plugins.data.canonical import MEDIA
 from tkernel_plugins.data.formats import BadRow, Format, MissingColumn, Row, Sample, kind_of
 from tkernel_plugins.data.options import RowOptions
+from tkernel_plugins.data.progress import Progress
 from tkernel_plugins.data.raw import RawRow
 from tkernel_plugins.data.sources import raw_rows
 
@@ -46,7 +47,8 @@ def load_rows(request: DatasetRequest, form: Format) -> datasets.Dataset:
     options = reading.options
     if options.max_samples is not None and request.entry.num_samples is None:
         rows = islice(rows, options.max_samples)
-    reading.read(rows)
+    with Progress(f"read {request.entry.name}", None, quiet_below=2.0) as progress:
+        reading.read(rows, progress)
     reading.check()
     return reading.dataset()
 
@@ -66,21 +68,21 @@ class _Reading:
         self.writer = RowWriter(self.kind)
         self.seen: dict[str, None] = {}
         self.missing: dict[str, int] = {}
-        self.rejected: list[Rejection] = []
 
-    def read(self, rows: Iterator[RawRow]) -> None:
+    def read(self, rows: Iterator[RawRow], progress: Progress) -> None:
         """Convert every row, counting those that cannot be used."""
         for raw in rows:
             self.report.read += 1
+            if self.report.read % 1000 == 0:
+                progress.advance(1000)
             try:
                 self.writer.add(self.report.read - 1, self.canonical(raw), raw)
             except BadRow as bad:
                 self.reject(raw, bad)
-            for refused, bad in self.writer.refused():
-                self.reject(refused, bad)
         self.writer.flush()
-        for refused, bad in self.writer.refused():
-            self.reject(refused, bad)
+        for refused, reason in self.writer.refused:
+            self.reject(refused, reason)
+        progress.advance(self.report.read % 1000)
 
     def canonical(self, raw: RawRow) -> dict[str, Any]:
         """The canonical row of a raw one; raises `BadRow`."""
@@ -101,7 +103,7 @@ class _Reading:
         """A medium as a struct; its path is the file below `media_dir` or beside the data, if it is there."""
         given = item if isinstance(item, dict) else {"bytes" if isinstance(item, bytes) else "path": item}
         path, content = given.get("path"), given.get("bytes")
-        if content is None:
+        if isinstance(path, str) and content is None:
             paths = (os.path.join(folder, path) for folder in self.media_dirs)
             path = next(filter(os.path.isfile, paths), path)
         return {"path": path, "bytes": content}
@@ -111,12 +113,11 @@ class _Reading:
         if isinstance(bad, MissingColumn):
             self.missing[bad.column] = self.missing.get(bad.column, 0) + 1
         self.report.rejections[bad.reason] = self.report.rejections.get(bad.reason, 0) + 1
-        if len(self.rejected) < SHOWN:
-            self.rejected.append(Rejection(raw.file, raw.row, raw.line, str(bad)))
+        if len(self.report.rejected) < SHOWN:
+            self.report.rejected.append(Rejection(raw.file, raw.row, raw.line, str(bad)))
 
     def check(self) -> None:
         """Raise what is wrong with the dataset as a whole."""
-        self.report.rejected.extend(self.rejected)
         read, bad = self.report.read, sum(self.report.rejections.values())
         where = _where(self.entry)
         if read == 0:
@@ -126,8 +127,10 @@ class _Reading:
                 raise self.wrong_columns(column)
         self.check_optional_columns()
         if bad and (self.options.on_bad_row == "error" or bad == read):
-            first = "\n".join(f"  {rejection}" for rejection in self.rejected)
-            more = f"\n  and {bad - len(self.rejected):,} more" if bad > len(self.rejected) else ""
+            first = "\n".join(f"  {rejection}" for rejection in self.report.rejected)
+            more = (
+                f"\n  and {bad - len(self.report.rejected):,} more" if bad > len(self.report.rejected) else ""
+            )
             raise DataError(
                 f"{bad:,} of {read:,} rows of {where} cannot be used\n{first}{more}",
                 hint="Mend them, or leave them out with `on_bad_row: drop`."
@@ -210,7 +213,7 @@ def sample_indices(rows: int, wanted: int, seed: int) -> list[int]:
     import numpy as np
 
     generator = np.random.RandomState(seed)
-    chosen = generator.permutation(rows)[:wanted].tolist()
+    chosen: list[int] = generator.permutation(rows)[:wanted].tolist()
     if wanted > rows:
         chosen += generator.choice(rows, wanted - rows).tolist()
     return chosen
@@ -238,12 +241,12 @@ def _kind(request: DatasetRequest, columns: Any) -> str:
 
 def _references(row: Row, sample: Sample, name: str) -> Sequence[Any]:
     """The media of a row: those that the conversion found, else those of the column."""
-    found = getattr(sample.prompt, name)
-    if found:
-        return found
+    found: Sequence[Any] = getattr(sample.prompt, name)
     value = row.get(name)
-    if value is None or value == "":
-        return ()
+    if value is None or value == "" or value == []:
+        return found
+    if found:
+        raise BadRow(f"{name} are given in the messages and in `{row.columns[name]}`")
     items = value if isinstance(value, list) else [value]
     for item in items:
         if isinstance(item, list):

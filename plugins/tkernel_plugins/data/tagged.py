@@ -80,7 +80,7 @@ def sample_of(row: Row, *, results_may_follow: bool) -> Sample:
     first = 1
     if messages and messages[0].role == "system":
         system, messages, first = messages[0].content, messages[1:], 2
-    _check_order(messages, tags, results_may_follow, first)
+    _check_order(messages, tags, results_may_follow or tags is OPENAI_TAGS, first)
     answers = _answers(row, tags, messages, media)
     prompt = _conversation(messages, system, row.tools())
     return Sample(

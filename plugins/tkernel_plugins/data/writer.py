@@ -28,12 +28,12 @@ class RowWriter:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.numbers: list[int] = []
+        self.refused: list[tuple[RawRow, BadRow]] = []
         # Paths and bytes may be mixed while reading; `dataset` makes plain paths of them if it can.
         self._schema = features(kind, MEDIA, as_bytes=MEDIA).arrow_schema
         self._rows: list[tuple[int, dict[str, Any], RawRow]] = []
         self._characters = 0
         self._batches: list[pa.RecordBatch] = []
-        self._refused: list[tuple[RawRow, BadRow]] = []
 
     def add(self, number: int, row: dict[str, Any], raw: RawRow) -> None:
         """Add row `number` of the dataset, which came from `raw`."""
@@ -42,11 +42,6 @@ class RowWriter:
         self._characters += _size(row)
         if len(self._rows) >= _BATCH or self._characters >= _BATCH_CHARACTERS:
             self.flush()
-
-    def refused(self) -> list[tuple[RawRow, BadRow]]:
-        """Rows that could not be stored since the last call."""
-        refused, self._refused = self._refused, []
-        return refused
 
     def flush(self) -> None:
         """Store the rows collected so far."""
@@ -100,7 +95,7 @@ class RowWriter:
         try:
             self._stored([row])
         except BadRow as bad:
-            self._refused.append((raw, bad))
+            self.refused.append((raw, bad))
             return False
         return True
 

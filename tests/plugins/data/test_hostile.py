@@ -86,8 +86,16 @@ ROW = VALUE | st.fixed_dictionaries(
 )
 GOOD: dict[str, dict[str, Any]] = {
     "alpaca": {
-        **{"instruction": "q", "input": "i", "output": "a", "system": "s", "history": [["q", "a"]]},
-        **{"images": ["a.png"], "tools": '[{"name": "f"}]', "chosen": "c", "rejected": "r", "kto_tag": True},
+        "instruction": "q",
+        "input": "i",
+        "output": "a",
+        "system": "s",
+        "history": [["q", "a"]],
+        "images": ["a.png"],
+        "tools": '[{"name": "f"}]',
+        "chosen": "c",
+        "rejected": "r",
+        "kto_tag": True,
     },
     "sharegpt": {
         "conversations": [
@@ -97,8 +105,11 @@ GOOD: dict[str, dict[str, Any]] = {
             {"from": "observation", "value": "1"},
             {"from": "gpt", "value": "a", "weight": 0.5, "train": True},
         ],
-        **{"tools": [{"name": "f", "parameters": {}}], "videos": ["a.mp4"], "kto_tag": "false"},
-        **{"chosen": {"from": "gpt", "value": "c"}, "rejected": {"from": "gpt", "value": "r"}},
+        "tools": [{"name": "f", "parameters": {}}],
+        "videos": ["a.mp4"],
+        "kto_tag": "false",
+        "chosen": {"from": "gpt", "value": "c"},
+        "rejected": {"from": "gpt", "value": "r"},
     },
     "openai": {
         "messages": [
@@ -108,7 +119,9 @@ GOOD: dict[str, dict[str, Any]] = {
             {"role": "tool", "content": "2"},
             {"role": "assistant", "content": "a", "reasoning_content": "t"},
         ],
-        **{"tools": [{"type": "function"}], "audios": [{"path": None, "bytes": b"x"}], "kto_tag": False},
+        "tools": [{"type": "function"}],
+        "audios": [{"path": None, "bytes": b"x"}],
+        "kto_tag": False,
     },
     "text": {"text": "t"},
 }

@@ -221,6 +221,27 @@ def test_the_report_counts_every_row_and_token_in_five_lines(renderer: Any) -> N
     assert json.loads(json.dumps(result.report.to_json())) == result.report.to_json()
 
 
+def test_columns_that_nobody_reads_are_on_the_screen(renderer: Any) -> None:
+    rows = [{"instruction": "q", "input": "", "output": "a", "system": "S"}]
+    lines = prepared(renderer, named("a", rows)).report.lines()
+    assert lines[0].split(maxsplit=1)[1] == "1 rows: a 1 (columns not read: system)"
+
+
+def test_each_dataset_leaves_one_line_on_stderr(renderer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared(renderer, named("a", ALPACA), named("b", ALPACA))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(" in ")[0] for line in err.splitlines()] == ["encode a: 30 rows", "encode b: 30 rows"]
+
+
+def test_strange_text_is_encoded_as_it_is(renderer: Any) -> None:
+    texts = ["\0", "😀" * 3000, "\u2028\r\nx", "<|im_end|>", "x" * 100_000]
+    rows = [{"instruction": text, "output": text} for text in texts]
+    train = prepared(renderer, named("a", rows), cutoff_len=10**6).train
+    assert train is not None
+    assert [renderer.tokenizer.decode(ids) for ids in train["input_ids"]] == [f"{t}\n{t}\n" for t in texts]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
