@@ -16,8 +16,10 @@ from tkernel.errors import AmbiguousProvider, BrokenPlugin, NoProvider, TkError,
 from tkernel.hookspecs import KINDS, PROJECT
 from tkernel.index import Entry, Index
 from tkernel.pins import (
+    DatasetWanted,
     Pin,
     Pins,
+    Selection,
     Wanted,
     blocked_by,
     is_of,
@@ -57,29 +59,6 @@ DEFAULTS = {
     "stage": "sft",
     "engine": "huggingface",
 }
-
-
-@dataclass(frozen=True)
-class DatasetWanted:
-    """One dataset of the run. `columns` are those of its first row, in order; None if they cannot be seen."""
-
-    name: str
-    formatting: str | None = None
-    columns: tuple[str, ...] | None = None
-    origin: str | None = None
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What the settings say about plugins. None where nobody wrote anything, defaults included."""
-
-    stage: Wanted | None = None
-    finetuning_type: Wanted | None = None
-    template: Wanted | None = None
-    infer_backend: Wanted | None = None
-    datasets: tuple[DatasetWanted, ...] = ()
-    needs_media: bool = False
-    """Images, video or audio are in the data: without a media plugin that is an error."""
 
 
 def choose(

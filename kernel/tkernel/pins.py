@@ -1,4 +1,4 @@
-"""What the user prefers and blocks, and which plugins a name stands for."""
+"""What the user asks for, prefers and blocks, and which plugins a name stands for."""
 
 from __future__ import annotations
 
@@ -24,6 +24,29 @@ class Wanted:
     def where(self) -> str:
         """The beginning of a message about it."""
         return f"{self.origin}: " if self.origin else ""
+
+
+@dataclass(frozen=True)
+class DatasetWanted:
+    """One dataset of the run. `columns` are those of its first row, in order; None if they cannot be seen."""
+
+    name: str
+    formatting: str | None = None
+    columns: tuple[str, ...] | None = None
+    origin: str | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the settings say about plugins. None where nobody wrote anything, defaults included."""
+
+    stage: Wanted | None = None
+    finetuning_type: Wanted | None = None
+    template: Wanted | None = None
+    infer_backend: Wanted | None = None
+    datasets: tuple[DatasetWanted, ...] = ()
+    needs_media: bool = False
+    """Images, video or audio are in the data: without a media plugin that is an error."""
 
 
 @dataclass(frozen=True)
