@@ -21,10 +21,12 @@ def chat(
     from tkernel.cli.arguments import split_file
     from tkernel.pipeline import open_engine, open_session
     from tkernel_plugins.commands.chat_loop import Chat, answer
+    from tkernel_plugins.training.quiet import quiet
 
     path, overrides = split_file(file, ctx.args)
     session = open_session(path, overrides=overrides, plugins=plugin or ())
-    engine = open_engine(session)
+    with quiet():
+        engine = open_engine(session)
     try:
         if prompt is not None:
             answer(engine, prompt, system)

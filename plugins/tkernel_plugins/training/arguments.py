@@ -142,6 +142,17 @@ def _conflicts(request: StageRequest, values: Mapping[str, Any], options: Traini
                 hint="Add `eval_strategy: steps` and `eval_steps: 50`.",
             )
         )
+    apart = getattr(request.options, "eval_on_each_dataset", False) and len(request.eval) > 0
+    compares = options.early_stopping_steps is not None or values.get("load_best_model_at_end")
+    if apart and compares and values.get("metric_for_best_model") is None:
+        names = [f"`eval_{loaded.entry.name}_loss`" for loaded in request.eval]
+        problems.append(
+            Problem(
+                "with `eval_on_each_dataset` there is no single loss by which models are compared",
+                key="metric_for_best_model",
+                hint=f"Set `metric_for_best_model` to one of: {', '.join(names)}.",
+            )
+        )
     strategy = values.get("train_sampling_strategy", "random")
     if options.disable_shuffling and strategy not in ("random", "sequential"):
         problems.append(

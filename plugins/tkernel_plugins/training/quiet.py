@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 CHATTER = (
     "The tokenizer has new PAD/BOS/EOS tokens",
@@ -15,6 +17,7 @@ CHATTER = (
     "There were missing keys in the checkpoint model loaded",
     "torch.utils.checkpoint: the use_reentrant parameter",
     "'pin_memory' argument is set as true but no accelerator is found",
+    "`is_gradient_checkpointing` is deprecated",
     "None of the inputs have requires_grad=True",
 )
 """Beginnings of messages that tell the user nothing to act upon: `tk` took care of what they are about."""
@@ -30,12 +33,14 @@ class _Chatter(logging.Filter):
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars of transformers and datasets, and none of the messages in `CHATTER`."""
-    import datasets
     from transformers.utils import logging as transformers_logging
 
-    drawn, mapped = transformers_logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
+    datasets: Any = sys.modules.get("datasets")  # its bars are its own only once somebody uses it
+    drawn = transformers_logging.is_progress_bar_enabled()
+    mapped = datasets is not None and not datasets.are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if mapped:
+        datasets.disable_progress_bars()
     handlers = [handler for name in LOGGERS for handler in logging.getLogger(name).handlers]
     chatter = _Chatter()
     for handler in handlers:
@@ -50,5 +55,5 @@ def quiet() -> Iterator[None]:
             handler.removeFilter(chatter)
         if drawn:
             transformers_logging.enable_progress_bar()
-        if not mapped:
+        if mapped:
             datasets.enable_progress_bars()
