@@ -1,0 +1,5 @@
+from tkernel.testing import AdapterContract
+
+
+class TestHello(AdapterContract):
+    plugin = "hello"

@@ -1,0 +1,34 @@
+"""`finetuning_type: hello` trains the norms of a model and nothing else (arXiv:2312.11420)."""
+
+from dataclasses import dataclass
+
+from tkernel import hookimpl
+from tkernel.errors import TkError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `finetuning_type: hello`."""
+
+    hello_target: str = "norm"
+    """Parameters with this in their name are trained."""
+
+
+class Adapter:
+    name, Options = "hello", Options
+
+    @hookimpl
+    def adapt(self, bundle, request):
+        module, target = bundle.module.requires_grad_(False), request.options.hello_target
+        names = [name for name, _ in module.named_parameters() if target in name]
+        if not names:
+            known = sorted({name for path, _ in module.named_parameters() for name in path.split(".")})
+            raise TkError(f"hello_target: no parameter has {target!r} in its name; parts: {', '.join(known)}")
+        for name in names if request.trainable else ():
+            module.get_parameter(name).requires_grad_(True)
+        if request.new_tokens and request.trainable:
+            module.get_input_embeddings().requires_grad_(True)
+        return bundle
+
+
+ADAPTER = Adapter()

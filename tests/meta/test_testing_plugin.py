@@ -1,0 +1,50 @@
+"""The pytest plugin is loaded in every environment: it must cost and say nothing there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tkernel.testing.contract import HEAVY
+
+
+def test_loading_it_imports_nothing_heavy_and_no_suite():
+    script = (
+        "import sys, tkernel.testing.plugin; "
+        f"print([name for name in {HEAVY!r} if name in sys.modules], "
+        "[name for name in sys.modules if name.startswith('tkernel.testing.')])"
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == "[] ['tkernel.testing.plugin']"
+    assert child.stderr == ""
+
+
+def test_a_failed_check_shows_the_values_that_it_compared(tmp_path):
+    (tmp_path / "test_wrong.py").write_text(
+        "from tkernel.testing import TemplateContract\n"
+        "class TestWrong(TemplateContract):\n"
+        "    plugin = 'chatml'\n"
+        "    separator = 'nothing like it'\n"
+    )
+    check = "test_wrong.py::TestWrong::test_supervises_exactly_the_reply_and_its_terminator"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", check]
+    child = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert child.returncode == 1
+    assert "is not 'Good morning" in child.stdout
+    assert "+  where None = " in child.stdout
+
+
+def test_tiny_fixtures_are_real(tiny_tokenizer, tiny_model, tiny_bundle):
+    text = "The user owes 12 € to the inn.\n\n  naïve 😀"
+    ids = tiny_tokenizer(text, return_tensors="pt").input_ids
+    assert tiny_tokenizer.decode(ids[0]) == text
+    model = tiny_model("Qwen3ForCausalLM")
+    assert model(input_ids=ids).logits.shape == (1, ids.shape[1], len(tiny_tokenizer))
+    assert tiny_bundle.facts.model_type == tiny_bundle.module.config.model_type == "llama"
+
+
+def test_the_same_seed_gives_the_same_tiny_model(tiny_model):
+    first, second, other = tiny_model("llama"), tiny_model("llama"), tiny_model("llama", seed=1)
+    weights = [model.model.embed_tokens.weight for model in (first, second, other)]
+    assert weights[0].equal(weights[1])
+    assert not weights[0].equal(weights[2])
