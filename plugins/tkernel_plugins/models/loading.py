@@ -48,7 +48,7 @@ def load(request: ModelRequest) -> ModelBundle:
         dtype = load_dtype(request, options)
         kwargs = {**weight_arguments(request, options), "dtype": dtype, **load_kwargs}
         module = _load_module(request, source, file, config, kwargs, options)
-    module.config._name_or_path = facts.name
+    module.config._name_or_path = module.name_or_path = facts.name
     grown = finish(module, tokenizer, request, options, may_grow=bool(new_tokens) or options.resize_vocab)
     new_tokens = tuple(sorted({*new_tokens, *grown}))
     return ModelBundle(module, tokenizer, facts, processor, request.role, new_tokens)
@@ -160,13 +160,18 @@ def _explained(facts: ModelFacts, source: Source) -> Iterator[None]:
 
 
 def _hint(error: BaseException, facts: ModelFacts, source: Source) -> str:
+    import torch
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
+    if isinstance(error, torch.OutOfMemoryError):
+        return "Take a smaller model, `infer_dtype: bfloat16`, or `device_map: auto` to use more devices."
     if facts.source == "gguf":
         return "Copy or download the file again, or use the model's folder in safetensors format."
     if facts.source == "folder":
         return "Compare the folder with the one that it was copied from: a file is missing or damaged."
+    if "safetensors" in str(error):
+        return "It has pickled weights only: `allow_pickle: true` loads them, if you trust who made them."
     causes = (error, error.__cause__, error.__context__)
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return "Accept its terms on huggingface.co, then `hf auth login` or set `hf_hub_token`."

@@ -376,3 +376,31 @@ def test_an_adapter_that_llama_factory_wrote_loads_and_trains_further(shared, sm
     assert sum(p.numel() for p in module.parameters() if p.requires_grad) == 2_442_240
     train(module, steps=1)
     assert not torch.equal(logits(module), before)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_changes_no_gradient_of_an_adapter(tmp_path, reentrant):
+    from tkernel.types.requests import ModelRequest
+    from tkernel_plugins.models.options import ModelOptions
+
+    facts = tiny.save_model(tmp_path)
+
+    def gradients(**options):
+        request = ModelRequest(facts, ModelOptions(**options), arguments={"use_cpu": True})
+        module = adapt(families.LLAMA.load_model(request)).module
+        module(input_ids=IDS, labels=IDS).loss.backward()
+        return [p.grad for p in module.parameters() if p.requires_grad]
+
+    plain = gradients(disable_gradient_checkpointing=True)
+    saved = gradients(disable_gradient_checkpointing=False, use_reentrant_gc=reentrant)
+    assert all(torch.equal(a, b) for a, b in zip(plain, saved, strict=True))
+    assert any(gradient.abs().sum() > 0 for gradient in plain)
+
+
+def test_a_saved_adapter_names_its_base_as_the_user_wrote_it(tmp_path):
+    from tkernel.types.requests import ModelRequest
+
+    facts = tiny.save_model(tmp_path / "base")
+    adapt(families.LLAMA.load_model(ModelRequest(facts))).module.save_pretrained(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == facts.name
