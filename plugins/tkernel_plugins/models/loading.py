@@ -105,10 +105,12 @@ def _load_gguf(file: GgufFile, config: Any, kwargs: dict[str, Any]) -> tuple[Any
     if is_direct(file):
         weights = gguf_state_dict(file, config, kwargs["dtype"])
         model_class = AutoModelForCausalLM._model_mapping[type(config)]
-        return model_class.from_pretrained(None, config=config, state_dict=weights, **kwargs)
+        module, report = model_class.from_pretrained(None, config=config, state_dict=weights, **kwargs)
+        return module, report
     kwargs = {"quantization_config": GgufConfig(dequantize=True), **kwargs}
     folder, name = str(file.path.parent), file.path.name
-    return AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, config=config, **kwargs)
+    module, report = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, config=config, **kwargs)
+    return module, report
 
 
 def _check_complete(module: Any, report: Any, name: str) -> None:

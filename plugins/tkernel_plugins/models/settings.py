@@ -69,7 +69,7 @@ def checkpoints_gradients(request: ModelRequest, options: ModelOptions) -> bool:
         return bool(asked)
     if disabled is not None:
         return not disabled
-    return device_of(request.arguments).type != "cpu"
+    return bool(device_of(request.arguments).type != "cpu")
 
 
 def _check_attention(name: str, device: str) -> None:
