@@ -171,7 +171,8 @@ class _Chooser:
         )
         self.errors.append(
             NoProvider(
-                f"{Wanted(dataset.name, dataset.origin).where}no dataset plugin reads {dataset.name!r}: {seen}.",
+                f"no dataset plugin reads {dataset.name!r}: {seen}.",
+                origin=dataset.origin,
                 hint="Name its format with `formatting` in dataset_info.json; "
                 f"registered names and columns: {self._names('dataset')}.",
             )
@@ -221,7 +222,8 @@ class _Chooser:
             listed = ", ".join(f"{e.kind}:{e.name}" for e in pin.entries[:8])
             self.errors.append(
                 UnusedPlugin(
-                    f"{pin.wanted.where}nothing in this run can use {pin.wanted.name!r}; it registers {listed}.",
+                    f"nothing in this run can use {pin.wanted.name!r}; it registers {listed}.",
+                    origin=pin.wanted.origin,
                     hint=hint,
                 )
             )
@@ -349,31 +351,34 @@ class _Chooser:
 
     def _unknown(self, kind: str, wanted: Wanted, reason: str | None = None) -> NoProvider:
         name = wanted.name.rpartition(":")[2]
-        where = wanted.where
         key = KEYS.get(kind)
         for entry, pin in self.blocked.items():
             if entry.kind == kind and entry.name == name:
                 return NoProvider(
-                    f"{where}{entry} is needed and blocked by {pin}.", hint=f"Take out `{pin.name}`."
+                    f"{entry} is needed and blocked by {pin}.",
+                    hint=f"Take out `{pin.name}`.",
+                    origin=wanted.origin,
                 )
         base, _, variant = name.partition(".")
         if variant and self.index.find(kind, name):
             hint = f"Write `{key}: {base}` and `plugins: [{variant}]`." if key else None
             return NoProvider(
-                f"{where}{kind}:{name} is a variant, used when {variant} is preferred.", hint=hint
+                f"{kind}:{name} is a variant, used when {variant} is preferred.",
+                hint=hint,
+                origin=wanted.origin,
             )
         why = f" ({reason})" if reason else ""
         close = did_you_mean(name, self.index.names(kind))
         offer = f"If a distribution of its own provides it: pip install tk-{name.replace('_', '-')}"
         return NoProvider(
-            f"{where}no installed plugin is {kind}:{wanted.name}{why}.",
+            f"no installed plugin is {kind}:{wanted.name}{why}.",
+            origin=wanted.origin,
             hint=f"{close or offer}\n  Installed: {self._names(kind)}.",
         )
 
 
 def _ambiguous(kind: str, hits: Iterable[Entry], origin: str | None) -> AmbiguousProvider:
     hits = list(hits)
-    where = f"{origin}: " if origin else ""
     owners = " and ".join(dict.fromkeys(e.owner for e in hits))
     names = " and ".join(dict.fromkeys(f"{kind}:{e.name}" for e in hits))
     if any(e.door for e in hits) or any(e.variant for e in hits):
@@ -383,4 +388,4 @@ def _ambiguous(kind: str, hits: Iterable[Entry], origin: str | None) -> Ambiguou
         specs = [f"{e.distribution}:{e.name}" for e in hits]
         lines = [f"`{key}: {spec}`" if key else f"`plugins: [{spec}]`" for spec in specs]
         line = f"Write {' or '.join(lines)}."
-    return AmbiguousProvider(f"{where}{names} can be answered by {owners}.", hint=line)
+    return AmbiguousProvider(f"{names} can be answered by {owners}.", hint=line, origin=origin)

@@ -9,7 +9,9 @@ from typing import Any
 from tkernel.errors import TkError
 from tkernel.types.rendering import Segment
 
-_CACHE_LIMIT = 4096  # the template's own texts are few; this only bounds templates that print dates and the like
+_CACHE_LIMIT = (
+    4096  # the template's own texts are few; this only bounds templates that print dates and the like
+)
 
 
 class SegmentEncoder:
@@ -33,7 +35,9 @@ class SegmentEncoder:
         self._without_special: Any = None
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special = {t.content: t for t in added.values() if t.special}
-        self._special.update({text: None for text in tokenizer.all_special_tokens if text not in self._special})
+        self._special.update(
+            {text: None for text in tokenizer.all_special_tokens if text not in self._special}
+        )
         self._special_ids = {self.token_id(text) for text in self._special}
         # A special token that is matched after normalisation can be spelled in ways that no pattern lists.
         self._normalized = any(getattr(token, "normalized", False) for token in self._special.values())

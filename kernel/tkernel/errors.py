@@ -17,17 +17,20 @@ class TkError(Exception):
     Args:
         message: what happened and where, in full sentences.
         hint: the next command or change that helps; printed on a line of its own.
+        origin: where the setting behind it was written, `train.yaml:3`; printed before the message.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, origin: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.origin = origin
 
     def __str__(self) -> str:
-        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+        where = f"{self.origin}: " if self.origin else ""
+        return f"{where}{self.message}\n  {self.hint}" if self.hint else f"{where}{self.message}"
 
 
 # -- configuration ---------------------------------------------------------------------------------

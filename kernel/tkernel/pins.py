@@ -20,11 +20,6 @@ class Wanted:
     def __str__(self) -> str:
         return f"{self.name} ({self.origin})" if self.origin else self.name
 
-    @property
-    def where(self) -> str:
-        """The beginning of a message about it."""
-        return f"{self.origin}: " if self.origin else ""
-
 
 @dataclass(frozen=True)
 class DatasetWanted:
@@ -108,12 +103,14 @@ def unknown_pin(wanted: Wanted, spec: str, index: Index, blocked: Mapping[Entry,
     for problem in index.problems:
         if normalise(problem.distribution) in names:
             return BrokenPlugin(
-                f"{wanted.where}the metadata of {problem}",
+                f"the metadata of {problem}",
+                origin=wanted.origin,
                 hint=f"Run: pip install --force-reinstall {problem.distribution}",
             )
     for entry in named_by(spec, tuple(blocked))[0]:
         return NoProvider(
-            f"{wanted.where}{entry} is asked for and blocked by {blocked[entry]}.",
+            f"{entry} is asked for and blocked by {blocked[entry]}.",
+            origin=wanted.origin,
             hint="Take out one of the two.",
         )
     known = {e.name for e in index.entries} | {e.variant for e in index.entries if e.variant}
@@ -124,7 +121,8 @@ def unknown_pin(wanted: Wanted, spec: str, index: Index, blocked: Mapping[Entry,
         close = f"Did you mean '{left}:{nearby[0]}'?"
     install = spec if spec.startswith("tk-") else f"tk-{right}"
     return NoProvider(
-        f"{wanted.where}no installed plugin or distribution is named {spec!r}.",
+        f"no installed plugin or distribution is named {spec!r}.",
+        origin=wanted.origin,
         hint=close or f"If it is a distribution of its own: pip install {install}",
     )
 

@@ -228,7 +228,10 @@ def find_pins(run: RunOptions, settings: Settings, plugins: Sequence[Any]) -> tu
     return index, Pins(tuple(wanted), tuple(Wanted(key, settings.origin(key)) for key in used))
 
 
-def select(settings: Settings, entries: Iterable[DatasetEntry]) -> Selection:
+MEDIA_COLUMNS = frozenset({"images", "videos", "audios"})
+
+
+def select(settings: Settings, entries: Sequence[DatasetEntry]) -> Selection:
     """What the settings say about plugins."""
 
     def named(key: str) -> Wanted | None:
@@ -243,6 +246,7 @@ def select(settings: Settings, entries: Iterable[DatasetEntry]) -> Selection:
             DatasetWanted(entry.name, entry.formatting, seen_columns(entry), entry.origin)
             for entry in entries
         ),
+        needs_media=any(MEDIA_COLUMNS.intersection(entry.columns or ()) for entry in entries),
     )
 
 
@@ -321,7 +325,7 @@ def label(choice: Choice) -> str:
 
 def as_problem(error: TkError, origin: str | None = None, key: str | None = None) -> Problem:
     """An error as one of several problems."""
-    return Problem(error.message, origin, key, error.hint)
+    return Problem(error.message, origin or error.origin, key, error.hint)
 
 
 def refuse_replay(path: Path, session: Session) -> None:

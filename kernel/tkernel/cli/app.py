@@ -43,7 +43,8 @@ class Commands(TyperGroup):
             return as_command(cmd_name, load_target(COMMANDS[cmd_name][0]))
         if cmd_name in (targets := plugin_commands()):
             return as_command(cmd_name, load_plugin_command(cmd_name))
-        self.commands = dict.fromkeys([*COMMANDS, *targets])  # what a suggestion is looked for in
+        # Only the names matter: a suggestion is looked for among them.
+        self.commands: Any = dict.fromkeys([*COMMANDS, *targets])
         return None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

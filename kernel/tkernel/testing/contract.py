@@ -2,81 +2,56 @@
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
+import functools
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tkernel.errors import AmbiguousProvider, BrokenPlugin, NoProvider
+from tkernel.activate import Loader
+from tkernel.doors import is_door, open_door
+from tkernel.errors import AmbiguousProvider, NoProvider
+from tkernel.hookspecs import KINDS
+from tkernel.index import Entry, normalise, read_index
+from tkernel.shape import check_shape
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "peft", "trl", "accelerate", "rich")
 """What no plugin's module imports at module level: listing and planning would wait for it."""
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """A plugin object and where it came from (`target` is None for an object given as such)."""
-
-    object: Any
-    name: str
-    target: str | None = None
-
-
-def find_plugin(kind: str, plugin: Any) -> Resolved:
-    """The plugin that a suite names.
+@functools.cache
+def find_plugin(kind: str, plugin: str) -> Entry:
+    """The entry of a plugin that a suite names, imported and checked by the kernel.
 
     Args:
         kind: `model`, `adapter`, `dataset`, `template`, `media`, `stage` or `engine`.
-        plugin: the name of an installed entry point, `dist:name` where two register it,
-            `pkg.mod:OBJECT`, or the object itself.
+        plugin: the name of an installed entry point, `dist:name` where two register it, or
+            `pkg.mod:OBJECT`.
 
     Raises:
         NoProvider: nothing of that name is installed; the message lists what is.
         AmbiguousProvider: two distributions register the name.
-        BrokenPlugin: the entry point's module has no such attribute.
+        PluginError: it is broken, lacks a requirement, or breaks the rules of plugins.
     """
-    if not isinstance(plugin, str):
-        return Resolved(plugin, plugin.name)
-    from importlib_metadata import entry_points
-
+    index = read_index()
+    if is_door(plugin, index):
+        (entry,) = open_door(plugin)
+        return entry
     distribution, _, name = plugin.rpartition(":")
-    found = [
-        entry
-        for entry in entry_points(group=f"tkernel.{kind}")
-        if entry.name == name and distribution in ("", entry.dist.name if entry.dist is not None else "")
-    ]
+    wanted = normalise(distribution)
+    found = [e for e in index.find(kind, name) if wanted in ("", normalise(e.distribution))]
     if len(found) > 1:
-        names = sorted({entry.dist.name for entry in found if entry.dist is not None})
+        names = sorted(entry.distribution for entry in found)
         raise AmbiguousProvider(
-            f"{kind}:{name} is registered by {' and '.join(names)}",
-            hint=f"Say which one: {names[0]}:{name}",
+            f"{kind}:{name} is registered by {' and '.join(names)}", hint=f"Say which one: {names[0]}:{name}"
         )
-    if found:
-        return Resolved(_load(found[0].value), name, found[0].value)
-    if distribution:
-        return Resolved(_load(plugin), name, plugin)
-    listed = ", ".join(sorted(installed(kind))) or "none"
-    raise NoProvider(
-        f"no plugin {kind}:{plugin} is installed; installed are: {listed}",
-        hint="After a change of entry points, install the distribution again: pip install -e .",
-    )
-
-
-def installed(kind: str) -> set[str]:
-    """Names of the installed plugins of a kind."""
-    from importlib_metadata import entry_points
-
-    return {entry.name for entry in entry_points(group=f"tkernel.{kind}")}
-
-
-def _load(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise BrokenPlugin(f"{target} cannot be loaded: {error}") from error
+    if not found:
+        raise NoProvider(
+            f"no plugin {kind}:{plugin} is installed; installed are: {', '.join(index.names(kind)) or 'none'}",
+            hint="After a change of entry points, install the distribution again: pip install -e .",
+        )
+    return dataclasses.replace(found[0], object=Loader()(found[0]))
 
 
 class Contract:
@@ -89,28 +64,40 @@ class Contract:
     """Values for fields of the plugin's `Options`; the other fields keep their defaults."""
 
     @property
+    def entry(self) -> Entry:
+        """The plugin's entry; for an object, one made up for it."""
+        if isinstance(self.plugin, str):
+            return find_plugin(self.kind, self.plugin)
+        return Entry(self.kind, self.plugin.name, "", "object", "", object=self.plugin)
+
+    @property
     def provider(self) -> Any:
         """The plugin object."""
-        return find_plugin(self.kind, self.plugin).object
+        return self.entry.object
 
     @property
     def name(self) -> str:
         """The plugin's entry-point name."""
-        return find_plugin(self.kind, self.plugin).name
+        return self.entry.name
 
     def bound_options(self, **values: Any) -> Any:
         """The provider's `Options` with the suite's `options` and `values`; None if it declares none."""
         declared = getattr(self.provider, "Options", None)
         return None if declared is None else declared(**{**self.options, **values})
 
+    def test_the_kernel_accepts_it(self) -> None:
+        """It answers the hook of its kind with a method that is marked `@hookimpl`, and breaks no rule of
+        plugins."""
+        found = check_shape(self.entry, self.provider)
+        assert KINDS[self.kind] in [implementation.hook for implementation in found]
+
     def test_importing_the_plugin_imports_nothing_heavy(self) -> None:
         """A plugin's module imports tkernel and the standard library; torch & co. come inside the hook."""
-        target = find_plugin(self.kind, self.plugin).target
-        if target is None:
+        module = self.entry.target.partition(":")[0]
+        if not module:
             import pytest
 
             pytest.skip("the plugin was given as an object; name its entry point to check its imports")
-        module = target.partition(":")[0]
         script = (
             f"import sys; sys.path[:] = {sys.path!r}; import {module}; "
             f"print(' '.join(name for name in {HEAVY!r} if name in sys.modules))"

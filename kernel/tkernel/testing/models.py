@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import pytest
 
 from tkernel.errors import TkError
+from tkernel.index import read_index
 from tkernel.testing import tiny
-from tkernel.testing.contract import Contract, installed
+from tkernel.testing.contract import Contract
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import ModelRequest
@@ -219,4 +220,4 @@ class ModelContract(Contract):
         """`default_template` and `media` name installed plugins."""
         for kind, fact in (("template", "default_template"), ("media", "media")):
             name = getattr(self.provider, fact, None)
-            assert name is None or name in installed(kind)
+            assert name is None or name in read_index().names(kind)

@@ -60,9 +60,7 @@ class Engine(Protocol):
         """
         ...
 
-    def reply(
-        self, conversations: Sequence[Conversation], sampling: Sampling | None = None
-    ) -> list[Reply]:
+    def reply(self, conversations: Sequence[Conversation], sampling: Sampling | None = None) -> list[Reply]:
         """The same, collected."""
         ...
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,6 @@ from tkernel.types.facts import ModelFacts
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Renderer
 from tkernel.types.slots import Slots
-
-
-def _slots(hook: str, once: tuple[str, ...] = (), accumulating: tuple[str, ...] = ()) -> Any:
-    return field(default_factory=lambda: Slots(hook, once, accumulating), compare=False)
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class ModelRequest:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Training arguments that decide on precision and device: `bf16`, `fp16`, `use_cpu`, ..."""
     seed: int = 42
-    slots: Slots = _slots("load_model", once=("load_kwargs",))
+    slots: Slots = field(default_factory=partial(Slots, "load_model", once=("load_kwargs",)), compare=False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class AdapterRequest:
     """What the model plugin names as its linear layers; empty if it does not say."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 42
-    slots: Slots = _slots("adapt")
+    slots: Slots = field(default_factory=partial(Slots, "adapt"), compare=False)
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class DatasetRequest:
     options: Any = None
     media_dir: str | None = None
     seed: int = 42
-    slots: Slots = _slots("load_dataset")
+    slots: Slots = field(default_factory=partial(Slots, "load_dataset"), compare=False)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class TemplateRequest:
     tokenizer: Any
     facts: ModelFacts | None = None
     options: Any = None
-    slots: Slots = _slots("render_template")
+    slots: Slots = field(default_factory=partial(Slots, "render_template"), compare=False)
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class MediaRequest:
     bundle: ModelBundle
     options: Any = None
     media_dir: str | None = None
-    slots: Slots = _slots("process_media")
+    slots: Slots = field(default_factory=partial(Slots, "process_media"), compare=False)
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class StageRequest:
     seed: int = 42
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The resolved flat configuration, for the model card."""
-    slots: Slots = _slots("train_stage", once=("optimizer", "loss"), accumulating=("callbacks",))
+    slots: Slots = field(default_factory=partial(Slots, "train_stage", once=("optimizer", "loss"), accumulating=("callbacks",)), compare=False)
 
 
 @dataclass(frozen=True)
@@ -131,4 +128,4 @@ class EngineRequest:
     media: MediaProcessor | None = None
     options: Any = None
     seed: int = 42
-    slots: Slots = _slots("generate")
+    slots: Slots = field(default_factory=partial(Slots, "generate"), compare=False)
