@@ -12,21 +12,21 @@ def parse_reply(writer: Writer, text: str) -> Message:
     Rendering the message again gives `text`, whether or not it still had its terminator.
     """
     reasoning = None
-    opening, _ = writer.around(writer.assistant)
+    opening, closing = writer.around(writer.assistant)
+    call_opening, call_closing = writer.around(writer.function)
     if writer.reasoning and text.startswith(writer.empty_thought):
         reasoning, text = "", text[len(writer.empty_thought) :]
-    framed = text.startswith(opening)
-    body = text[len(opening) :] if framed else text
-    thought = writer.thought.match(body)
-    if reasoning is None and thought and thought[1]:
-        reasoning, body = thought[1], body[thought.end() :]
-        text = body
-    called = writer.tools.read(_unframe(text, *writer.around(writer.function)))
+    for before in (call_opening, opening, ""):
+        thought = writer.thought.match(text, len(before)) if text.startswith(before) else None
+        if thought and thought[1]:
+            reasoning, text = thought[1], text[thought.end() :]
+            opening = call_opening = ""
+            break
+    called = writer.tools.read(_unframe(text, call_opening, call_closing))
     if called is not None:
         content, calls = called
         return Message("assistant", content, tool_calls=tuple(calls), reasoning=reasoning)
-    _, closing = writer.around(writer.assistant)
-    return Message("assistant", _unframe(body, "", closing), reasoning=reasoning)
+    return Message("assistant", _unframe(text, opening, closing), reasoning=reasoning)
 
 
 def _unframe(text: str, opening: str, closing: str) -> str:

@@ -1,0 +1,82 @@
+"""A named template written as Jinja says what the template says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from template_kit import as_dicts, conversations
+
+from tkernel.rendering import SegmentRenderer
+from tkernel.types.conversation import Conversation
+
+NAMED = sorted({entry.name for entry in entry_points(group="tkernel.template")} - {"auto"})
+Renderers = Callable[..., SegmentRenderer]
+FEW = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+
+
+def jinja_text(used: SegmentRenderer, conversation: Conversation, **variables: Any) -> str:
+    """What transformers makes of the Jinja form."""
+    text: str = used.tokenizer.apply_chat_template(
+        as_dicts(conversation),
+        tools=list(conversation.tools) or None,
+        chat_template=used.jinja(),
+        tokenize=False,
+        **variables,
+    )
+    return text
+
+
+def prompt_text(used: SegmentRenderer, conversation: Conversation) -> str:
+    """The prompt as text, special tokens spelled out."""
+    return "".join(segment.text for segment in used._prompt_of(conversation))
+
+
+@pytest.mark.parametrize("name", NAMED)
+@FEW
+@given(data=st.data())
+def test_jinja_gives_the_text_and_the_prompt(
+    renderer: Renderers, monkeypatch: pytest.MonkeyPatch, name: str, data: st.DataObject
+) -> None:
+    # Jinja asks the clock for a date; only the tool format llama3 prints one.
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    used = renderer(name)
+    parallel = name != "glm4"
+    conversation = data.draw(conversations(tools=True, thoughts=True, parallel=parallel))
+    assert jinja_text(used, conversation) == used.text(conversation)
+    asked = conversation.replace(messages=conversation.messages[:-1])
+    assert jinja_text(used, asked, add_generation_prompt=True) == prompt_text(used, asked)
+
+
+@pytest.mark.parametrize("thinking", [True, False, None])
+@pytest.mark.parametrize("preserve", [True, False])
+@FEW
+@given(conversation=conversations(tools=True, thoughts=True))
+def test_jinja_thinks_as_the_template_does(
+    renderer: Renderers, thinking: bool | None, preserve: bool, conversation: Conversation
+) -> None:
+    used = renderer("qwen3", enable_thinking=thinking, preserve_thinking=preserve)
+    assert jinja_text(used, conversation) == used.text(conversation)
+    asked = conversation.replace(messages=conversation.messages[:-1])
+    assert jinja_text(used, asked, add_generation_prompt=True) == prompt_text(used, asked)
+
+
+def test_enable_thinking_can_be_given_to_the_jinja_form(renderer: Renderers) -> None:
+    conversation = Conversation.from_row({"messages": [{"role": "user", "content": "2+3?"}]})
+    written = jinja_text(renderer("qwen3"), conversation, add_generation_prompt=True, enable_thinking=False)
+    assert written == prompt_text(renderer("qwen3", enable_thinking=False), conversation)
+
+
+def test_a_system_prompt_of_the_options_is_the_default_of_the_jinja_form(renderer: Renderers) -> None:
+    used = renderer("smollm2", default_system="It's a @PREFIX@ 'quoted' \\ line\nand {{ another }}")
+    conversation = Conversation.from_row({"messages": [{"role": "user", "content": "2+3?"}]})
+    assert jinja_text(used, conversation, add_generation_prompt=True) == prompt_text(used, conversation)

@@ -1,0 +1,83 @@
+"""What a template writes for a reply, it reads back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from template_kit import ARGUMENTS, TEXTS, dump
+
+from tkernel.rendering import SegmentRenderer
+from tkernel.types.conversation import Conversation, Message, ToolCall
+
+Renderers = Callable[..., SegmentRenderer]
+MANY = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+SAFE = TEXTS.filter(lambda text: text == text.strip() and "{" not in text)
+
+
+def written(used: SegmentRenderer, reply: Message) -> str:
+    """The reply's text, terminator included."""
+    (turn,) = used.turns(Conversation((Message("user", "x"), reply)))
+    return "".join(segment.text for segment in turn.reply)
+
+
+@pytest.mark.parametrize(
+    "name", ["alpaca", "chatml", "gemma", "glm4", "llama3", "mistral", "qwen3", "smollm2"]
+)
+@MANY
+@given(data=st.data())
+def test_replies_round_trip(renderer: Renderers, name: str, data: st.DataObject) -> None:
+    used = renderer(name)
+    reasoning = data.draw(st.one_of(st.none(), SAFE))
+    if data.draw(st.booleans()):
+        count = 1 if name == "glm4" or reasoning else data.draw(st.integers(1, 2))
+        calls = tuple(ToolCall("get_weather", dump(data.draw(ARGUMENTS))) for _ in range(count))
+        reply = Message("assistant", tool_calls=calls, reasoning=reasoning)
+    else:
+        reply = Message("assistant", data.draw(SAFE), reasoning=reasoning)
+    text = written(used, reply)
+    parsed = used.parse_reply(text)
+    assert (parsed.content, parsed.reasoning or None) == (reply.content, reply.reasoning)
+    assert [(call.name, json.loads(call.arguments)) for call in parsed.tool_calls] == [
+        (call.name, json.loads(call.arguments)) for call in reply.tool_calls
+    ]
+    assert written(used, parsed) == text
+    stop = next((word for word in used.stop_words if word in text), None)
+    if stop is not None:
+        assert used.parse_reply(text.partition(stop)[0]) == parsed
+
+
+def test_text_before_calls_is_kept(renderer: Renderers) -> None:
+    text = 'Let me look.\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    parsed = renderer("qwen3_nothink").parse_reply(text)
+    assert parsed.content == "Let me look.\n"
+    assert parsed.tool_calls == (ToolCall("f", '{"a": 1}'),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<tool_call>\n{broken\n</tool_call>",
+        '<tool_call>\n{"name": "f"}\n</tool_call>',
+        "<think>\nnever ends",
+        "5",
+        "Total\n42",
+    ],
+)
+@pytest.mark.parametrize("name", ["default", "glm4", "llama3", "mistral", "qwen3"])
+def test_what_is_no_call_stays_text(renderer: Renderers, name: str, text: str) -> None:
+    assert renderer(name).parse_reply(text) == Message("assistant", text)
+
+
+def test_an_empty_thought_is_read_as_one(renderer: Renderers) -> None:
+    parsed = renderer("qwen3").parse_reply("<think>\n\n</think>\n\nHi<|im_end|>\n")
+    assert parsed == Message("assistant", "Hi", reasoning="")
