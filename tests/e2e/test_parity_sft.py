@@ -80,7 +80,7 @@ def test_losses_are_those_of_the_golden_run(shared: Path, smollm2: Path, tmp_pat
         adapter_name_or_path=str(shared / "golden/sft_init_adapter"),
     )
 
-    class Stop(type(callback)):  # type: ignore[misc]
+    class Stop(type(callback)):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_training_stop = state.global_step >= STEPS
 

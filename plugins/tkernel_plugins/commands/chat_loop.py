@@ -127,7 +127,7 @@ class Chat:
 def _stream(engine: Engine, conversation: Conversation) -> str:
     """Print the reply piece by piece and return it; Ctrl-C ends it early."""
     pieces: list[str] = []
-    with closing(engine.stream([conversation])) as deltas:  # type: ignore[type-var]
+    with closing(engine.stream([conversation])) as deltas:
         try:
             for delta in deltas:
                 pieces.append(delta.text)

@@ -259,7 +259,7 @@ class _Row:
         return Delta(self.index, text, ids, reason)
 
 
-class _TokenStream(BaseStreamer):  # type: ignore[misc]
+class _TokenStream(BaseStreamer):
     """Puts the new token of every row into a queue; the prompt, which comes first, is left out."""
 
     def __init__(self) -> None:
@@ -277,7 +277,7 @@ class _TokenStream(BaseStreamer):  # type: ignore[misc]
         """The end is told by `_work`, which knows of errors too."""
 
 
-class _Cancelled(StoppingCriteria):  # type: ignore[misc]
+class _Cancelled(StoppingCriteria):
     def __init__(self, event: threading.Event) -> None:
         self.event = event
 

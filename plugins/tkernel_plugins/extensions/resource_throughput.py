@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class Throughput(TrainerCallback):  # type: ignore[misc]
+class Throughput(TrainerCallback):
     """Counts steps, samples and tokens between the beginning and the end of optimizer steps.
 
     Tokens are those that the stage counts into `state.num_input_tokens_seen`: real ones, without padding,

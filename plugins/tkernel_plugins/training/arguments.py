@@ -110,6 +110,14 @@ def precision(arguments: TrainingArguments, module: torch.nn.Module) -> str:
 def _conflicts(request: StageRequest, values: Mapping[str, Any], options: TrainingOptions) -> list[Problem]:
     """Everything that contradicts something else or this machine, all at once."""
     problems = []
+    if wants_training(request) and not request.train:
+        problems.append(
+            Problem(
+                "there is nothing to train on",
+                key="dataset",
+                hint="Name a dataset (`dataset: NAME`), or only evaluate (`do_train: false`).",
+            )
+        )
     has_eval = bool(request.eval) or bool(getattr(request.options, "val_size", 0))
     evaluates = str(values.get("eval_strategy", "no")) not in ("no", "IntervalStrategy.NO")
     if values.get("fp16") and values["use_cpu"]:

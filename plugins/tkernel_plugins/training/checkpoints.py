@@ -93,7 +93,7 @@ def step_of(path: Path) -> int:
 def _state(path: Path) -> Mapping[str, Any]:
     state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     int(state["global_step"])
-    return state  # type: ignore[no-any-return]
+    return state
 
 
 def _damaged_weights(path: Path) -> str | None:

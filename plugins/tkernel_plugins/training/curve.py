@@ -22,8 +22,9 @@ def plot_losses(history: Sequence[Mapping[str, Any]], output_dir: Path) -> list[
     return written
 
 
-def smooth(values: Sequence[float], weight: float = 0.8) -> list[float]:
-    """Exponential moving average, corrected for its start: the first value is the first point."""
+def smooth(values: Sequence[float]) -> list[float]:
+    """Exponential moving average, corrected for its start; the longer the series, the smoother."""
+    weight = 0.9 * len(values) / (len(values) + 20)
     smoothed, total, norm = [], 0.0, 0.0
     for value in values:
         total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)

@@ -26,9 +26,3 @@ class CheckpointError(TkError):
 
 class NonFiniteLoss(TkError):
     """The loss became NaN or infinite; the message names the samples of the micro-batch."""
-
-
-class EmptyDataset(TkError):
-    """Preparation left nothing to train on."""
-
-    exit_code = 4

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 FILE = "trainer_log.jsonl"
 
 
-class TrainerLog(TrainerCallback):  # type: ignore[misc]
+class TrainerLog(TrainerCallback):
     """Appends a line at every log.
 
     Fields: `current_steps`, `total_steps`, `loss` (training steps only), `eval_loss` (and other numbers

@@ -16,7 +16,7 @@ def progress_callback(args: TrainingArguments, meter: Meter) -> TrainerCallback:
     return ProgressBar(meter) if sys.stderr.isatty() and not args.disable_tqdm else ProgressLines(meter)
 
 
-class ProgressLines(TrainerCallback):  # type: ignore[misc]
+class ProgressLines(TrainerCallback):
     """One line every logging step and one for every evaluation."""
 
     def __init__(self, meter: Meter) -> None:
@@ -49,7 +49,7 @@ class ProgressLines(TrainerCallback):  # type: ignore[misc]
             print(f"{where}  {values}", flush=True)
 
 
-class ProgressBar(TrainerCallback):  # type: ignore[misc]
+class ProgressBar(TrainerCallback):
     """A bar with loss, tokens/s (padding left out) and the time that is left."""
 
     def __init__(self, meter: Meter) -> None:
@@ -107,6 +107,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
             return
         values = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k.endswith(("_loss", "_accuracy")))
         self.progress.console.print(f"step {state.global_step}  {values}", highlight=False)
+        self.progress.update(self.task, description="training")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

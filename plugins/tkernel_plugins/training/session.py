@@ -92,7 +92,7 @@ def run(
     return StageResult(request.bundle.replace(module=module), output_dir, trainer.state.global_step, metrics)
 
 
-class _Metering(TrainerCallback):  # type: ignore[misc]
+class _Metering(TrainerCallback):
     """Lets the trainer count a step before anybody reports it."""
 
     def __init__(self, trainer: SupervisedTrainer) -> None:

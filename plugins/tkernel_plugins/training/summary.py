@@ -38,7 +38,7 @@ def device_words(args: TrainingArguments) -> str:
     return f"{args.device} {name}{unused}"
 
 
-class Summary(TrainerCallback):  # type: ignore[misc]
+class Summary(TrainerCallback):
     """Prints the screen when training begins, when the number of steps is known."""
 
     def __init__(self, request: StageRequest, data: Sequence[str], notes: Sequence[str] = ()) -> None:

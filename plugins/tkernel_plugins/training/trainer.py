@@ -192,7 +192,7 @@ class SupervisedTrainer(Trainer):
     def trained_module(self) -> torch.nn.Module:
         """The module without what training wrapped around it (DDP, autocast), for what comes after."""
         self._set_use_cache(self.use_cache)
-        return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)  # type: ignore[no-any-return]
+        return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
 
     def _set_use_cache(self, value: bool | None) -> None:
         if value is not None:

@@ -31,9 +31,9 @@ def samples() -> list[Sample]:
     return made
 
 
-def held_out_entry(rows: Any) -> LoadedDataset:
-    """Rows as an entry of `eval_dataset`."""
-    return LoadedDataset(DatasetEntry("held_out", "held_out.json"), rows, DatasetReport("held_out"))
+def entry(name: str, rows: Any) -> LoadedDataset:
+    """Rows as an entry of `dataset` or `eval_dataset`."""
+    return LoadedDataset(DatasetEntry(name, f"{name}.json"), rows, DatasetReport(name))
 
 
 @pytest.fixture
@@ -54,7 +54,8 @@ def make_request(tmp_path: Path) -> Callable[..., StageRequest]:
             bundle=bundle,
             renderer=chatml(bundle.tokenizer),
             options=options or TrainingOptions(),
-            eval=[held_out_entry(held_out)] if held_out else [],
+            train=[entry("train", [{}])],
+            eval=[entry("held_out", held_out)] if held_out else [],
             arguments=arguments,
             output_dir=output_dir or tmp_path / "out",
             settings={"finetuning_type": "full", "stage": "sft"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
 
+from tkernel_plugins.stages.sft import Options
 from tkernel_plugins.training.arguments import build_arguments, has_accelerator
 from tkernel_plugins.training.checkpoints import find_resume
 from tkernel_plugins.training.errors import CheckpointError, TrainingArgumentsError
@@ -42,6 +44,20 @@ def test_all_conflicts_are_reported_at_once(make_request):
         build_arguments(request)
     keys = {problem.key for problem in caught.value.problems}
     assert keys == {"fp16", "disable_shuffling", "early_stopping_steps"}
+
+
+def test_training_without_data_is_an_error(make_request):
+    request = dataclasses.replace(make_request(), train=[])
+    with pytest.raises(TrainingArgumentsError, match="nothing to train on"):
+        build_arguments(request)
+    assert not build_arguments(dataclasses.replace(make_request(do_train=False), train=[])).do_train
+
+
+def test_the_metric_must_be_named_where_several_evaluations_could_be_meant(make_request):
+    options = Options(eval_on_each_dataset=True, early_stopping_steps=2)
+    request = make_request(held_out=[{}], eval_strategy="steps", options=options)
+    with pytest.raises(TrainingArgumentsError, match="`eval_held_out_loss`"):
+        build_arguments(request)
 
 
 @pytest.mark.parametrize("asked", [{"eval_strategy": "steps"}, {"do_eval": True}])

@@ -75,6 +75,14 @@ def test_a_model_that_takes_no_loss_arguments_gets_the_same_loss(make_trainer, m
     )
 
 
+@pytest.mark.parametrize("family", [*tiny.TINY_CONFIGS, "llava"])
+def test_every_family_normalises_over_the_global_batch(make_trainer, make_request, samples, family):
+    arguments = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
+    model = tiny.make_bundle(family).module
+    loss, _ = step_loss(make_trainer, make_request, bundle=tiny.make_bundle(family), **arguments)
+    assert loss == pytest.approx(reference(model, samples), rel=1e-4)
+
+
 def test_weights_scale_tokens_and_a_weight_for_all_changes_nothing(make_trainer, make_request, samples):
     arguments = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
     expected = step_loss(make_trainer, make_request, **arguments)

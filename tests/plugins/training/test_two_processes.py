@@ -25,7 +25,7 @@ SCRIPT = textwrap.dedent(
     bundle = tiny.make_bundle()
     bundle.module.requires_grad_(True)
     request = StageRequest(
-        bundle, chatml(bundle.tokenizer), output_dir=out,
+        bundle, chatml(bundle.tokenizer), train=[samples], output_dir=out,
         arguments={"max_steps": 2, "per_device_train_batch_size": size, "logging_steps": 1,
                    "gradient_accumulation_steps": 2, "save_strategy": "no"},
     )
