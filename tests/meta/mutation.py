@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,9 +12,6 @@ from typing import Any
 import pytest
 
 from tkernel.testing.contract import Contract
-
-THIRD_PARTY = Path(__file__).parents[1] / "third_party"
-sys.path[:0] = [str(folder) for folder in sorted(THIRD_PARTY.iterdir()) if folder.is_dir()]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import peft
 import pytest
+import tk_demo_adapter
 import torch
 from mutation import Mutants
 from tk_demo_adapter import ADAPTER, Options
 
+from tkernel import hookimpl
 from tkernel.testing import AdapterContract
 
 MUTANTS = Mutants(AdapterContract, trained=r"lora_|modules_to_save")
@@ -21,6 +23,7 @@ class Changed:
 
     name, Options = "demo", Options
 
+    @hookimpl
     def adapt(self, bundle, request):
         return self.change(ADAPTER.adapt(bundle, request), request)
 
@@ -128,18 +131,21 @@ class MergesTwice(Changed):
 
 @MUTANTS.breaks("test_for_inference_nothing_is_trainable")
 class TrainsDuringInference(Changed):
+    @hookimpl
     def adapt(self, bundle, request):
         return ADAPTER.adapt(bundle, replace(request, trainable=True))
 
 
 @MUTANTS.breaks("test_the_seed_decides_the_start")
 class DrawsFromTheGlobalGenerator(Changed):
+    @hookimpl
     def adapt(self, bundle, request):
         return ADAPTER.adapt(bundle, replace(request, seed=int(torch.randint(10**6, ()))))
 
 
 @MUTANTS.breaks("test_an_unknown_target_is_an_error")
 class IgnoresUnknownTargets(Changed):
+    @hookimpl
     def adapt(self, bundle, request):
         if request.options.demo_target == "no_such_layer":
             request = replace(request, options=Options())
@@ -148,8 +154,15 @@ class IgnoresUnknownTargets(Changed):
 
 @MUTANTS.breaks("test_embeddings_of_new_tokens_are_trained_and_saved")
 class IgnoresNewTokens(Changed):
+    @hookimpl
     def adapt(self, bundle, request):
         return ADAPTER.adapt(bundle, replace(request, new_tokens=()))
+
+
+@MUTANTS.breaks("test_the_kernel_accepts_it")
+class Unmarked(tk_demo_adapter.Adapter):
+    def adapt(self, *arguments):
+        return super().adapt(*arguments)
 
 
 MUTANTS.add("heavy_plugins:ADAPTER", "test_importing_the_plugin_imports_nothing_heavy")

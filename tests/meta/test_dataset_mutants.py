@@ -6,9 +6,11 @@ import json
 
 import datasets
 import pytest
+import tk_demo_dataset
 from mutation import Mutants
 from tk_demo_dataset import DATASET, Options
 
+from tkernel import hookimpl
 from tkernel.errors import DataError
 from tkernel.testing import DatasetContract
 
@@ -25,6 +27,7 @@ class Changed:
 
     name, Options = "demo", Options
 
+    @hookimpl
     def load_dataset(self, request):
         return self.change(DATASET.load_dataset(request), request)
 
@@ -98,6 +101,7 @@ class CountsOnlyWhatItKeeps(Changed):
 
 @MUTANTS.breaks("test_a_bad_row_is_an_error_that_names_its_line")
 class NamesNoLine(Changed):
+    @hookimpl
     def load_dataset(self, request):
         try:
             return super().load_dataset(request)
@@ -116,6 +120,7 @@ class DropsWithoutAName(Changed):
 
 @MUTANTS.breaks("test_broken_json_is_an_error_that_names_its_line")
 class SkipsBrokenLines(Changed):
+    @hookimpl
     def load_dataset(self, request):
         def valid(line):
             try:
@@ -133,10 +138,17 @@ class SkipsBrokenLines(Changed):
 
 @MUTANTS.breaks("test_a_missing_file_is_an_error_that_names_it")
 class ReadsNothingFromNowhere(Changed):
+    @hookimpl
     def load_dataset(self, request):
         if request.entry.path.is_file():
             return super().load_dataset(request)
         return datasets.Dataset.from_list([])
+
+
+@MUTANTS.breaks("test_the_kernel_accepts_it")
+class Unmarked(tk_demo_dataset.Dataset):
+    def load_dataset(self, *arguments):
+        return super().load_dataset(*arguments)
 
 
 MUTANTS.add("heavy_plugins:DATASET", "test_importing_the_plugin_imports_nothing_heavy")

@@ -7,11 +7,12 @@ from dataclasses import replace
 from queue import Queue
 
 import pytest
+import tk_demo_engine
 import torch
 from mutation import Mutants
 from tk_demo_engine import Engine, Options
 
-from tkernel import Message
+from tkernel import Message, hookimpl
 from tkernel.testing import EngineContract
 from tkernel.types.engine import Delta
 
@@ -27,6 +28,7 @@ class Changed(Engine):
         if request is not None:
             super().__init__(request)
 
+    @hookimpl
     def generate(self, request):
         return type(self)(request)
 
@@ -174,6 +176,12 @@ class NeedsAConversation(Changed):
     def stream(self, conversations, sampling=None):
         max(len(self.renderer.prompt_ids(conversation)) for conversation in conversations)
         return super().stream(conversations, sampling)
+
+
+@MUTANTS.breaks("test_the_kernel_accepts_it")
+class Unmarked(tk_demo_engine.Plugin):
+    def generate(self, *arguments):
+        return super().generate(*arguments)
 
 
 MUTANTS.add("heavy_plugins:ENGINE", "test_importing_the_plugin_imports_nothing_heavy")

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tk_demo_media
 import torch
 from mutation import Mutants
 from tk_demo_media import Processor
 
+from tkernel import hookimpl
 from tkernel.errors import DataError
 from tkernel.testing import MediaContract
 
@@ -25,6 +27,7 @@ class Changed(Processor):
         if bundle is not None:
             super().__init__(bundle, media_dir)
 
+    @hookimpl
     def process_media(self, request):
         return type(self)(request.bundle, request.media_dir)
 
@@ -118,6 +121,12 @@ class TakesPathsOnly(Changed):
         if isinstance(image, bytes):
             raise DataError("bytes are not a path")
         return super().open(image)
+
+
+@MUTANTS.breaks("test_the_kernel_accepts_it")
+class Unmarked(tk_demo_media.Media):
+    def process_media(self, *arguments):
+        return super().process_media(*arguments)
 
 
 MUTANTS.add("heavy_plugins:MEDIA", "test_importing_the_plugin_imports_nothing_heavy")

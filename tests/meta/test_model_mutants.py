@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tk_demo_model
 import torch
 from mutation import Mutants
 from tk_demo_model import MODEL, Options
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tkernel import hookimpl
 from tkernel.errors import TkError
 from tkernel.testing import ModelContract, tiny
 
@@ -25,6 +27,7 @@ class Changed:
     default_template = "auto"
     lora_targets = ("q_proj",)
 
+    @hookimpl
     def load_model(self, request):
         return self.change(MODEL.load_model(request), request)
 
@@ -100,6 +103,7 @@ class ATokenizerForAProcessor(Changed):
 
 @MUTANTS.breaks("test_load_kwargs_reach_the_loader")
 class IgnoresLoadKwargs(Changed):
+    @hookimpl
     def load_model(self, request):
         request.slots.take("load_kwargs")
         return MODEL.load_model(replace(request, slots=type(request.slots)("load_model", ("load_kwargs",))))
@@ -123,6 +127,7 @@ def without_weights(folder):
 
 @MUTANTS.breaks("test_missing_weights_are_an_error")
 class MakesWeightsUp(Changed):
+    @hookimpl
     def load_model(self, request):
         folder = Path(request.facts.location)
         if without_weights(folder) and not (folder / "pytorch_model.bin").exists():
@@ -134,6 +139,7 @@ class MakesWeightsUp(Changed):
 
 @MUTANTS.breaks("test_pickled_weights_are_refused")
 class ReadsPickles(Changed):
+    @hookimpl
     def load_model(self, request):
         folder = Path(request.facts.location)
         if without_weights(folder) and (folder / "pytorch_model.bin").exists():
@@ -143,6 +149,7 @@ class ReadsPickles(Changed):
 
 @MUTANTS.breaks("test_code_of_the_checkpoint_is_not_executed")
 class RunsRemoteCode(Changed):
+    @hookimpl
     def load_model(self, request):
         for file in Path(request.facts.location).glob("*.py"):
             spec = importlib.util.spec_from_file_location(file.stem, file)
@@ -159,6 +166,12 @@ class MisspeltTargets(Changed):
 @MUTANTS.breaks("test_the_defaults_that_it_names_are_installed")
 class NamesATemplateThatIsNotThere(Changed):
     default_template = "no_such_template"
+
+
+@MUTANTS.breaks("test_the_kernel_accepts_it")
+class Unmarked(tk_demo_model.Model):
+    def load_model(self, *arguments):
+        return super().load_model(*arguments)
 
 
 MUTANTS.add("heavy_plugins:MODEL", "test_importing_the_plugin_imports_nothing_heavy")

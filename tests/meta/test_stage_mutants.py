@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 
 import pytest
+import tk_demo_stage
 import torch
 from mutation import Mutants
 from tk_demo_stage import Stage
 
+from tkernel import hookimpl
 from tkernel.testing import StageContract
 
 MUTANTS = Mutants(StageContract, log_file="log.jsonl", log_fields=("current_steps", "total_steps", "loss"))
@@ -50,6 +52,7 @@ class MeanOfMeans(Changed):
 
 @MUTANTS.breaks("test_the_split_into_micro_batches_does_not_matter")
 class SumsOverAccumulatedSteps(Changed):
+    @hookimpl
     def train_stage(self, request):
         self.accumulated = request.arguments.get("gradient_accumulation_steps", 1)
         return super().train_stage(request)
@@ -85,6 +88,7 @@ class DecaysWhatIsFrozen(Changed):
 
 @MUTANTS.breaks("test_resuming_reproduces_the_uninterrupted_run")
 class RestartsTheSchedule(Changed):
+    @hookimpl
     def train_stage(self, request):
         self.start = 2 if request.arguments.get("resume_from_checkpoint") else 0
         return super().train_stage(request)
@@ -99,6 +103,7 @@ class RestartsTheSchedule(Changed):
     "test_evaluation_changes_nothing",
 )
 class ShufflesWithTheGlobalGenerator(Changed):
+    @hookimpl
     def train_stage(self, request):
         return super().train_stage(replace(request, seed=int(torch.randint(10**6, ()))))
 
@@ -109,6 +114,7 @@ class DropsTheLastRow(Changed):
         encoded = super().encode(request, loaded)
         return encoded[:-1] * 2 if request.arguments.get("num_train_epochs") else encoded
 
+    @hookimpl
     def train_stage(self, request):
         if request.arguments.get("num_train_epochs"):
             request = self.with_arguments(request, max_steps=8)
@@ -141,6 +147,7 @@ class SavesARoundedModel(Changed):
 
 @MUTANTS.breaks("test_steps_and_metrics_are_those_of_the_run")
 class CountsMicroBatches(Changed):
+    @hookimpl
     def train_stage(self, request):
         result = super().train_stage(request)
         return replace(result, steps=result.steps * 4)
@@ -148,12 +155,19 @@ class CountsMicroBatches(Changed):
 
 @MUTANTS.breaks("test_the_log_has_its_fields")
 class LogsNoTotal(Changed):
+    @hookimpl
     def train_stage(self, request):
         result = super().train_stage(request)
         file = result.output_dir / "log.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         file.write_text("".join(json.dumps({**line, "total_steps": None}) + "\n" for line in lines))
         return result
+
+
+@MUTANTS.breaks("test_the_kernel_accepts_it")
+class Unmarked(tk_demo_stage.Stage):
+    def train_stage(self, *arguments):
+        return super().train_stage(*arguments)
 
 
 MUTANTS.add("heavy_plugins:STAGE", "test_importing_the_plugin_imports_nothing_heavy")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tk_demo_template
 from mutation import Mutants
 from tk_demo_template import JINJA, TEMPLATE, turns_of
 
-from tkernel import Message
+from tkernel import Message, hookimpl
 from tkernel.rendering import SegmentRenderer
 from tkernel.testing import TemplateContract
 from tkernel.types.rendering import Segment, Turn
@@ -25,6 +26,7 @@ class Plugin:
     def __init__(self, make):
         self.make = make
 
+    @hookimpl
     def render_template(self, request):
         return self.make(TEMPLATE.render_template(request))
 
@@ -245,6 +247,12 @@ def hides_what_it_adds(renderer):
 @mutant("test_jinja_says_the_same")
 def jinja_with_a_newline_more(renderer):
     return Wrapped(renderer, jinja=lambda: JINJA.replace("'<|end|>'", "'<|end|>\\n'"))
+
+
+@MUTANTS.breaks("test_the_kernel_accepts_it")
+class Unmarked(tk_demo_template.Template):
+    def render_template(self, *arguments):
+        return super().render_template(*arguments)
 
 
 MUTANTS.add("heavy_plugins:TEMPLATE", "test_importing_the_plugin_imports_nothing_heavy")
