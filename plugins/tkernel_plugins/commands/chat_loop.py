@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from tkernel.errors import DataError
@@ -34,6 +35,9 @@ class Chat:
 
     def __init__(self, engine: Engine, system: str | None = None) -> None:
         self.engine = engine
+        # With the template at hand, thoughts and tool calls go into the history as what they are.
+        renderer = getattr(engine, "renderer", None)
+        self.parse = renderer.parse_reply if renderer is not None else partial(Message, "assistant")
         self.system = system
         self.messages: list[Message] = []
         self.interactive = sys.stdin.isatty()
@@ -67,7 +71,8 @@ class Chat:
         except DataError as error:
             print(f"tk: {error}", file=sys.stderr)
             return
-        self.messages = [*asked, Message("assistant", reply)] if reply else self.messages
+        if reply:
+            self.messages = [*asked, self.parse(reply)]
 
     def command(self, line: str) -> str | None:
         """Do what a line that begins with a slash says; `exit` if it asks to end."""

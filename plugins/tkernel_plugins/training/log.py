@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -75,7 +76,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a `trainer_log.jsonl`; none if there is no file."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):  # a run that was killed may leave half a line
+            lines.append(json.loads(line))
+    return lines
 
 
 def _is_evaluation(name: str) -> bool:

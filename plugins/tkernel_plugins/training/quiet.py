@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,11 +15,10 @@ CHATTER = (
     "No label_names provided for model class",
     "`use_cache=True` is incompatible with",
     "Could not find a config file in",
-    "There were missing keys in the checkpoint model loaded",
+    "There were missing keys in the checkpoint model loaded: ['lm_head.weight'].",
     "torch.utils.checkpoint: the use_reentrant parameter",
     "'pin_memory' argument is set as true but no accelerator is found",
     "`is_gradient_checkpointing` is deprecated",
-    "None of the inputs have requires_grad=True",
 )
 """Beginnings of messages that tell the user nothing to act upon: `tk` took care of what they are about."""
 
@@ -48,7 +48,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             for text in CHATTER:
-                warnings.filterwarnings("ignore", message=f".*{text}")
+                warnings.filterwarnings("ignore", message=f".*{re.escape(text)}")
             yield
     finally:
         for handler in handlers:

@@ -121,3 +121,19 @@ def test_conflicts_are_told_before_data_is_prepared(train, capsys):
 def test_a_loss_that_is_not_finite_names_rows_of_the_users_data(train):
     with pytest.raises(TkError, match="the loss is nan in step"):
         train(learning_rate=1e30, max_grad_norm=0.0, max_steps=8)
+
+
+def test_gradient_checkpointing_trains_the_same_adapter(train):
+    plain, checkpointed = train(), train("again", gradient_checkpointing=True)
+    trained = {n: p for n, p in plain.bundle.module.named_parameters() if p.requires_grad}
+    for name, parameter in checkpointed.bundle.module.named_parameters():
+        if name in trained:
+            assert torch.allclose(parameter, trained[name], atol=1e-6), name
+
+
+def test_the_log_of_a_killed_run_with_half_a_line_can_be_resumed(train, tmp_path):
+    train()
+    log = tmp_path / "out/trainer_log.jsonl"
+    log.write_text(log.read_text() + '{"current_steps": 4, "tot')
+    train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-2"), overwrite_output_dir=True)
+    assert [line["current_steps"] for line in read(log) if "loss" in line] == [1, 2, 3, 4]
