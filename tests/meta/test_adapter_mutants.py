@@ -52,6 +52,7 @@ class StartsWithNoise(Changed):
 
 @MUTANTS.breaks(
     "test_it_trains_what_it_declares",
+    "test_trained_weights_are_held_in_float32",
     "test_a_saved_result_loads_with_the_same_logits",
     "test_training_resumes_from_a_saved_result",
 )
@@ -157,6 +158,14 @@ class IgnoresNewTokens(Changed):
     @hookimpl
     def adapt(self, bundle, request):
         return ADAPTER.adapt(bundle, replace(request, new_tokens=()))
+
+
+@MUTANTS.breaks("test_trained_weights_are_held_in_float32")
+class TrainsInBfloat16(Changed):
+    def change(self, bundle, request):
+        if request.arguments.get("bf16"):
+            bundle.module.to(torch.bfloat16)
+        return bundle
 
 
 @MUTANTS.breaks("test_the_kernel_accepts_it")

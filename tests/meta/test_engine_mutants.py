@@ -13,7 +13,8 @@ from mutation import Mutants
 from tk_demo_engine import Engine, Options
 
 from tkernel import Message, hookimpl
-from tkernel.testing import EngineContract
+from tkernel.errors import TkError
+from tkernel.testing import EngineContract, tiny
 from tkernel.types.engine import Delta
 
 MUTANTS = Mutants(EngineContract)
@@ -30,6 +31,8 @@ class Changed(Engine):
 
     @hookimpl
     def generate(self, request):
+        if request.bundle is None:
+            raise TkError("a model in memory is needed")
         return type(self)(request)
 
 
@@ -169,6 +172,13 @@ class LeavesItInEvalMode(Changed):
 class ClosesOnce(Changed):
     def close(self):
         del self.module
+
+
+@MUTANTS.breaks("test_a_model_on_disk_says_the_same_or_is_refused")
+class LoadsAnotherModel(Changed):
+    @hookimpl
+    def generate(self, request):
+        return type(self)(replace(request, bundle=request.bundle or tiny.make_bundle(seed=1)))
 
 
 @MUTANTS.breaks("test_no_conversations_no_replies")

@@ -11,7 +11,7 @@ import torch
 from mutation import Mutants
 from tk_demo_stage import Stage
 
-from tkernel import hookimpl
+from tkernel import StageResult, hookimpl
 from tkernel.testing import StageContract
 
 MUTANTS = Mutants(StageContract, log_file="log.jsonl", log_fields=("current_steps", "total_steps", "loss"))
@@ -27,17 +27,19 @@ class Changed(Stage):
 @MUTANTS.breaks(
     "test_the_first_loss_is_the_mean_over_the_tokens_of_the_batch",
     "test_a_step_follows_the_gradient_of_that_loss",
+    "test_the_weights_of_messages_scale_their_tokens",
     "test_every_row_is_used_once_an_epoch",
     "test_the_evaluation_loss_is_the_mean_over_its_tokens",
 )
 class LearnsThePrompt(Changed):
     def encode(self, request, loaded):
-        return [(ids, ids) for ids, _ in super().encode(request, loaded)]
+        return [(ids, ids, torch.ones(ids.shape[1])) for ids, *_ in super().encode(request, loaded)]
 
 
 @MUTANTS.breaks(
     "test_the_first_loss_is_the_mean_over_the_tokens_of_the_batch",
     "test_a_step_follows_the_gradient_of_that_loss",
+    "test_the_weights_of_messages_scale_their_tokens",
 )
 class MeanOfMeans(Changed):
     def step(self, module, batch, custom):
@@ -48,6 +50,23 @@ class MeanOfMeans(Changed):
             if parameter.grad is not None:
                 parameter.grad /= len(batch)
         return sum(losses) / len(batch)
+
+
+@MUTANTS.breaks("test_the_weights_of_messages_scale_their_tokens")
+class ForgetsTheWeights(Changed):
+    def encode(self, request, loaded):
+        samples = super().encode(request, loaded)
+        return [(ids, labels, (weights > 0).float()) for ids, labels, weights in samples]
+
+
+@MUTANTS.breaks("test_nothing_to_train_on_is_an_error")
+class IsContentWithNothing(Changed):
+    @hookimpl
+    def train_stage(self, request):
+        if request.train:
+            return super().train_stage(request)
+        request.slots.take("callbacks")
+        return StageResult(request.bundle, request.output_dir)
 
 
 @MUTANTS.breaks("test_the_split_into_micro_batches_does_not_matter")

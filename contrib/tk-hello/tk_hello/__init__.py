@@ -24,10 +24,12 @@ class Adapter:
         if not names:
             known = sorted({name for path, _ in module.named_parameters() for name in path.split(".")})
             raise TkError(f"hello_target: no parameter has {target!r} in its name; parts: {', '.join(known)}")
-        for name in names if request.trainable else ():
-            module.get_parameter(name).requires_grad_(True)
-        if request.new_tokens and request.trainable:
-            module.get_input_embeddings().requires_grad_(True)
+        trained = [module.get_parameter(name) for name in names]
+        if request.new_tokens:
+            trained.append(module.get_input_embeddings().weight)
+        for parameter in trained if request.trainable else ():
+            parameter.data = parameter.data.float()  # an optimiser would round small updates away
+            parameter.requires_grad_(True)
         return bundle
 
 

@@ -196,6 +196,21 @@ class AdapterContract(Contract):
         assert "no_such_layer" in message
         assert any(re.search(rf"\b{layer}\b", message) for layer in layers)
 
+    def test_trained_weights_are_held_in_float32(self) -> None:
+        """Of a model that was loaded in bfloat16, what is trained is cast up: an optimiser would round
+        small updates away. The forward pass runs under autocast, as a stage with `bf16` runs it."""
+        import torch
+
+        bundle = self.bundle()
+        bundle.module.to(torch.bfloat16)
+        adapted = self.adapt(bundle, arguments={**self.arguments, "bf16": True})
+        dtypes = {p.dtype for p in adapted.module.parameters() if p.requires_grad}
+        assert dtypes == {torch.float32}
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = adapted.module(**self.batch(adapted)).loss
+        loss.backward()
+        assert all(p.grad.isfinite().all() for p in adapted.module.parameters() if p.grad is not None)
+
     def test_embeddings_of_new_tokens_are_trained_and_saved(self, tmp_path: Path) -> None:
         """Tokens that the template added are learned, whatever else is frozen, and survive saving."""
         bundle = self.bundle()

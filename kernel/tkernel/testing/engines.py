@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+from tkernel.errors import TkError
 from tkernel.testing import tiny
 from tkernel.testing.chatml import chatml_renderer
 from tkernel.testing.contract import Contract
@@ -213,6 +215,21 @@ class EngineContract(Contract):
         engine.close()
         engine.close()
         assert first == second
+
+    def test_a_model_on_disk_says_the_same_or_is_refused(self, tmp_path: Path) -> None:
+        """With the facts of a folder in place of a bundle, the engine loads it, or raises a TkError."""
+        bundle = self.bundle()
+        facts = tiny.save_model(tmp_path)
+        renderer = chatml_renderer(bundle.tokenizer)
+        try:
+            engine = self.provider.generate(
+                EngineRequest(renderer, facts=facts, options=self.bound_options())
+            )
+        except TkError:
+            return
+        reply = engine.reply([_asking("Hi")], GREEDY)[0]
+        engine.close()
+        assert list(reply.token_ids) == _reference(bundle, _asking("Hi"), GREEDY.max_new_tokens)
 
     def test_no_conversations_no_replies(self) -> None:
         """An empty batch gives an empty list."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from tkernel.errors import TkError
 from tkernel.testing import tiny
 from tkernel.testing.chatml import chatml_renderer
 from tkernel.testing.contract import Contract
@@ -76,41 +77,44 @@ class StageContract(Contract):
         """A ChatML renderer over the tiny tokenizer."""
         return chatml_renderer(bundle.tokenizer)
 
-    def rows(self, said: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Canonical rows; `said` are pairs of prompt and reply."""
+    def rows(self, said: Sequence[tuple[str, str]], weights: Sequence[float] = ()) -> list[dict[str, Any]]:
+        """Canonical rows; `said` are pairs of prompt and reply, `weights` those of the replies."""
+        weights = weights or [1.0] * len(said)
         return [
             {
-                "messages": [message_to_dict(m) for m in (Message("user", ask), Message("assistant", reply))],
+                "messages": [
+                    message_to_dict(Message("user", ask)),
+                    message_to_dict(Message("assistant", reply, weight=weight)),
+                ],
                 "tools": "",
                 "origin": {"file": "contract.jsonl", "row": position, "line": position + 1},
             }
-            for position, (ask, reply) in enumerate(said)
+            for position, ((ask, reply), weight) in enumerate(zip(said, weights, strict=True))
         ]
 
-    def dataset(self, said: Sequence[tuple[str, str]]) -> LoadedDataset:
+    def dataset(self, rows: Sequence[Mapping[str, Any]]) -> LoadedDataset:
         """Rows in memory as a stage receives them."""
         import datasets
 
-        rows = self.rows(said)
         report = DatasetReport("contract", read=len(rows), kept=len(rows))
         return LoadedDataset(
-            DatasetEntry("contract", "contract.jsonl"), datasets.Dataset.from_list(rows), report
+            DatasetEntry("contract", "contract.jsonl"), datasets.Dataset.from_list(list(rows)), report
         )
 
     def reference_loss(self, bundle: ModelBundle, rows: Sequence[Mapping[str, Any]]) -> Any:
         """The loss of the rows, computed one by one and unpadded: the mean cross entropy over all
-        supervised tokens of the batch."""
+        supervised tokens of the batch, each with the weight of its message."""
         import torch
 
         renderer = self.renderer(bundle)
-        total, count = torch.zeros(()), 0
+        total, count = torch.zeros(()), 0.0
         for encoded in renderer.encode([Conversation.from_row(row) for row in rows]):
             logits = bundle.module(input_ids=torch.tensor([encoded.input_ids])).logits[0, :-1]
             labels = torch.tensor(encoded.labels[1:])
-            total = total + torch.nn.functional.cross_entropy(
-                logits, labels, ignore_index=IGNORED, reduction="sum"
-            )
-            count += int((labels != IGNORED).sum())
+            losses = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+            weights = torch.tensor(encoded.weights or [1.0] * len(encoded.labels))[1:]
+            total = total + (losses * weights).sum()
+            count += float(weights[labels != IGNORED].sum())
         return total / count
 
     def run(
@@ -121,18 +125,18 @@ class StageContract(Contract):
         evaluate: Sequence[tuple[str, str]] = (),
         slots: Mapping[str, Any] | None = None,
         seed: int = 42,
-        bundle: ModelBundle | None = None,
+        weights: Sequence[float] = (),
         **arguments: Any,
     ) -> tuple[StageResult, list[dict[str, float]]]:
         """Call the hook: its result, and the logs that a callback was given."""
-        bundle = bundle or self.bundle()
+        bundle = self.bundle()
         output_dir.mkdir(exist_ok=True)
         recorder = _recorder()
         request = StageRequest(
             bundle,
             self.renderer(bundle),
-            train=(self.dataset(train),),
-            eval=(self.dataset(evaluate),) if evaluate else (),
+            train=(self.dataset(self.rows(train, weights)),) if train else (),
+            eval=(self.dataset(self.rows(evaluate)),) if evaluate else (),
             options=self.bound_options(),
             arguments={**BASE, "output_dir": str(output_dir), **self.arguments, **arguments},
             output_dir=output_dir,
@@ -151,6 +155,18 @@ class StageContract(Contract):
         expected = self.reference_loss(self.bundle(), rows).item()
         _, logs = self.run(tmp_path, max_steps=1, per_device_train_batch_size=4)
         assert _losses(logs)[0] == pytest.approx(expected, rel=self.tolerance, abs=1e-4)
+
+    def test_the_weights_of_messages_scale_their_tokens(self, tmp_path: Path) -> None:
+        """The loss is the weighted mean over the tokens of the batch."""
+        weights = (1.0, 0.25, 3.0, 0.5)
+        expected = self.reference_loss(self.bundle(), self.rows(SAID[:4], weights)).item()
+        _, logs = self.run(tmp_path, weights=weights, max_steps=1, per_device_train_batch_size=4)
+        assert _losses(logs)[0] == pytest.approx(expected, rel=self.tolerance, abs=1e-4)
+
+    def test_nothing_to_train_on_is_an_error(self, tmp_path: Path) -> None:
+        """Training without a dataset raises a TkError, not whatever fails later."""
+        with pytest.raises(TkError):
+            self.run(tmp_path, train=(), max_steps=1)
 
     def test_the_split_into_micro_batches_does_not_matter(self, tmp_path: Path) -> None:
         """1 x 4, 2 x 2 and 4 x 1 samples and accumulation steps give the same series of losses."""

@@ -45,6 +45,9 @@ class Adapter:
                 module = peft.get_peft_model(module, config)
         if not request.trainable:
             module.requires_grad_(False)
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
         return bundle.replace(module=module)
 
 

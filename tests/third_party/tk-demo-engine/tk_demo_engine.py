@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tkernel import hookimpl
+from tkernel.errors import TkError
 from tkernel.types.engine import Delta, Reply, Sampling
 
 
@@ -87,6 +88,8 @@ class Plugin:
 
     @hookimpl
     def generate(self, request):
+        if request.bundle is None:
+            raise TkError("the engine `demo` needs a model in memory")
         return Engine(request)
 
 

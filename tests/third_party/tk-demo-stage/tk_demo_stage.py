@@ -10,11 +10,17 @@ from tkernel.errors import TkError
 IGNORED = -100
 
 
-def loss_sum(outputs, labels):
-    """The sum of the cross entropies of one unpadded sample."""
+def loss_sum(outputs, labels, weights):
+    """The weighted sum of the cross entropies of one unpadded sample."""
     from torch.nn.functional import cross_entropy
 
-    return cross_entropy(outputs.logits[0, :-1], labels[0, 1:], ignore_index=IGNORED, reduction="sum")
+    losses = cross_entropy(outputs.logits[0, :-1], labels[0, 1:], ignore_index=IGNORED, reduction="none")
+    return (losses * weights[1:]).sum()
+
+
+def weight_of(batch):
+    """The weight of all supervised tokens; the first token of a sample is never predicted."""
+    return sum(float(weights[1:].sum()) for _, _, weights in batch)
 
 
 def epochs(rows, size, generator):
@@ -33,12 +39,16 @@ class Stage:
     training_arguments = "transformers:TrainingArguments"
 
     def encode(self, request, loaded):
-        """Pairs of ids and labels, each `(1, tokens)`."""
+        """Ids and labels, each `(1, tokens)`, and weights `(tokens,)`, 0 where nothing is learned."""
         import torch
 
+        samples = []
         conversations = [Conversation.from_row(row) for dataset in loaded for row in dataset.rows]
-        encoded = request.renderer.encode(conversations)
-        return [(torch.tensor([sample.input_ids]), torch.tensor([sample.labels])) for sample in encoded]
+        for encoded in request.renderer.encode(conversations):
+            labels = torch.tensor([encoded.labels])
+            weights = torch.tensor(encoded.weights or [1.0] * len(encoded.labels)) * (labels[0] != IGNORED)
+            samples.append((torch.tensor([encoded.input_ids]), labels, weights))
+        return samples
 
     def evaluate(self, module, rows):
         """The mean over the tokens of all rows."""
@@ -46,20 +56,20 @@ class Stage:
 
         module.eval()
         with torch.no_grad():
-            total = sum(loss_sum(module(input_ids=ids), labels).item() for ids, labels in rows)
+            total = sum(loss_sum(module(input_ids=ids), *targets).item() for ids, *targets in rows)
         module.train()
-        return total / sum(int((labels[:, 1:] != IGNORED).sum()) for _, labels in rows)
+        return total / weight_of(rows)
 
     def step(self, module, batch, custom):
         """One backward pass over a global batch; its loss."""
-        count = sum(int((labels[:, 1:] != IGNORED).sum()) for _, labels in batch)
+        count = weight_of(batch)
         total = 0.0
-        for ids, labels in batch:
+        for ids, labels, weights in batch:
             outputs = module(input_ids=ids)
             if custom is not None:
                 loss = custom(outputs, labels, count) / len(batch)
             else:
-                loss = loss_sum(outputs, labels) / count
+                loss = loss_sum(outputs, labels, weights) / count
             loss.backward()
             total += loss.item()
         return total
