@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tkernel.types.conversation import Conversation, Message
@@ -14,12 +14,12 @@ class Sampling:
     """How replies are drawn; names and defaults are LLaMA-Factory's."""
 
     do_sample: bool = True
-    temperature: float = 0.95
-    top_p: float = 0.7
-    top_k: int = 50
-    num_beams: int = 1
-    max_new_tokens: int = 1024
-    repetition_penalty: float = 1.0
+    temperature: float = field(default=0.95, metadata={"ge": 0})
+    top_p: float = field(default=0.7, metadata={"gt": 0, "le": 1})
+    top_k: int = field(default=50, metadata={"ge": 0})
+    num_beams: int = field(default=1, metadata={"ge": 1})
+    max_new_tokens: int = field(default=1024, metadata={"ge": 0})
+    repetition_penalty: float = field(default=1.0, metadata={"gt": 0})
     length_penalty: float = 1.0
     skip_special_tokens: bool = True
 

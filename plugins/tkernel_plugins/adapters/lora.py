@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tkernel import ModelBundle, hookimpl
 from tkernel.types.requests import AdapterRequest
@@ -13,11 +13,11 @@ from tkernel_plugins.adapters.options import AdapterOptions
 class LoraOptions(AdapterOptions):
     """Options of `finetuning_type: lora`."""
 
-    lora_rank: int = 8
+    lora_rank: int = field(default=8, metadata={"ge": 1})
     """Rank of each update `B A`."""
-    lora_alpha: int | None = None
+    lora_alpha: int | None = field(default=None, metadata={"ge": 1})
     """The update is scaled by `lora_alpha / lora_rank`; None is twice the rank."""
-    lora_dropout: float = 0.0
+    lora_dropout: float = field(default=0.0, metadata={"ge": 0, "le": 1})
     """Dropout of an adapter's input."""
     lora_target: str | list[str] = "all"
     """Which linear layers get an adapter: names (`q_proj,v_proj`), or `all` of the language model's."""
@@ -45,8 +45,10 @@ class Lora:
     def adapt(self, bundle: ModelBundle, request: AdapterRequest) -> ModelBundle:
         """The bundle with a `PeftModel` to train, or with everything merged for inference."""
         from tkernel_plugins.adapters.lora_layers import adapt
+        from tkernel_plugins.training.quiet import quiet
 
-        return adapt(bundle, request, request.options or LoraOptions())
+        with quiet():
+            return adapt(bundle, request, request.options or LoraOptions())
 
 
 ADAPTER = Lora()

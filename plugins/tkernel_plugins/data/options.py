@@ -6,7 +6,7 @@ options are made, so that no key is ever accepted and ignored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -21,15 +21,13 @@ class RowOptions:
 
     on_bad_row: Literal["error", "drop"] = "error"
     """`error` stops at bad rows and names them all by file and line; `drop` counts them and goes on."""
-    max_samples: int | None = None
+    max_samples: int | None = field(default=None, metadata={"ge": 1})
     """Use only the first so many rows of each dataset."""
     streaming: bool = False
     """Only false: every dataset is read whole."""
 
     def __post_init__(self) -> None:
         problems = []
-        if self.max_samples is not None and self.max_samples < 1:
-            problems.append(f"max_samples must be at least 1, not {self.max_samples}")
         if self.streaming:
             problems.append("streaming: true is not supported; leave it out, datasets are read whole")
         _refuse(problems)
@@ -39,7 +37,7 @@ class RowOptions:
 class PrepareOptions:
     """How rows become ids and labels; the options of stages inherit these."""
 
-    cutoff_len: int = 2048
+    cutoff_len: int = field(default=2048, metadata={"ge": 1})
     """Longest sample in tokens; what is longer is truncated and counted."""
     truncation: Literal["proportional"] = "proportional"
     """`proportional` cuts prompt and reply of each turn in proportion, as LLaMA-Factory does."""
@@ -47,15 +45,15 @@ class PrepareOptions:
     """Learn prompts too, not only replies."""
     mask_history: bool = False
     """Learn only the last reply of a conversation."""
-    val_size: float = 0.0
+    val_size: float = field(default=0.0, metadata={"ge": 0})
     """Share of the training data to evaluate on; from 2 up, a number of samples."""
     eval_on_each_dataset: bool = False
     """Report one loss for each dataset of `eval_dataset` instead of one for all."""
     mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = "concat"
     """Only `concat`: datasets one after another."""
-    preprocessing_batch_size: int = 1000
+    preprocessing_batch_size: int = field(default=1000, metadata={"ge": 1})
     """Rows that are encoded together."""
-    preprocessing_num_workers: int | None = None
+    preprocessing_num_workers: int | None = field(default=None, metadata={"ge": 1})
     """Processes that encode; None and 1 encode in this process, where the tokenizer uses all cores."""
     overwrite_cache: bool = False
     """Encode anew. Nothing is cached between runs, so either value does."""
@@ -68,18 +66,8 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.cutoff_len < 1:
-            problems.append(f"cutoff_len must be at least 1, not {self.cutoff_len}")
-        if self.val_size < 0 or (self.val_size > 1 and self.val_size != int(self.val_size)):
+        if self.val_size > 1 and self.val_size != int(self.val_size):
             problems.append(f"val_size must be a share below 1 or a whole number, not {self.val_size}")
-        if self.preprocessing_batch_size < 1:
-            problems.append(
-                f"preprocessing_batch_size must be at least 1, not {self.preprocessing_batch_size}"
-            )
-        if self.preprocessing_num_workers is not None and self.preprocessing_num_workers < 1:
-            problems.append(
-                f"preprocessing_num_workers must be at least 1, not {self.preprocessing_num_workers}"
-            )
         if self.mix_strategy != "concat":
             problems.append(f"mix_strategy: {self.mix_strategy} is not supported; use concat")
         if self.packing:

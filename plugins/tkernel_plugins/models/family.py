@@ -28,5 +28,7 @@ class Family:
     def load_model(self, request: ModelRequest) -> ModelBundle:
         """Load from a folder, the hub or a GGUF file; see `tkernel_plugins.models.loading`."""
         from tkernel_plugins.models.loading import load
+        from tkernel_plugins.training.quiet import quiet
 
-        return load(request)
+        with quiet():
+            return load(request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -42,7 +42,7 @@ class ModelOptions:
     """Keep keys and values while generating. Training never does."""
     rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = None
     """How positions are stretched to `model_max_length`, which must be given with it."""
-    model_max_length: int | None = None
+    model_max_length: int | None = field(default=None, metadata={"ge": 1})
     """Longest sequence in tokens, for `rope_scaling` and the tokenizer; None is the model's own."""
     train_from_scratch: bool = False
     """Random weights (drawn from `seed`) instead of the checkpoint's; only config and tokenizer are read."""
@@ -62,5 +62,5 @@ class ModelOptions:
     """Keep the weights of normalisation layers in float32."""
     upcast_lmhead_output: bool = False
     """Turn the logits into float32 at the output head."""
-    moe_aux_loss_coef: float | None = None
+    moe_aux_loss_coef: float | None = field(default=None, metadata={"ge": 0})
     """Weight of the loss that balances experts; an error for models without a router."""

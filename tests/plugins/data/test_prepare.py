@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from data_kit import ALPACA, from_info, load
 
-from tkernel.errors import DataError, TkError
+from tkernel.config.bind import Owner, bind
+from tkernel.config.settle import settle
+from tkernel.errors import ConfigError, DataError, TkError
 from tkernel.rendering import SegmentRenderer
 from tkernel.types.conversation import Conversation
 from tkernel.types.dataset import LoadedDataset
 from tkernel.types.rendering import Segment, Turn
 from tkernel.types.requests import StageRequest, TemplateRequest
 from tkernel_plugins.data.collator import SupervisedCollator
-from tkernel_plugins.data.options import PrepareOptions
+from tkernel_plugins.data.options import PrepareOptions, RowOptions
 from tkernel_plugins.data.prepare import Prepared, prepare
 
 
@@ -248,17 +250,29 @@ def test_strange_text_is_encoded_as_it_is(renderer: Any) -> None:
         ({"packing": True}, "packing: true is not supported"),
         ({"neat_packing": True}, "neat_packing: true is not supported"),
         ({"mix_strategy": "interleave_under"}, "mix_strategy: interleave_under is not supported"),
-        ({"cutoff_len": 0}, "cutoff_len must be at least 1"),
-        ({"val_size": -0.1}, "val_size must be a share"),
         ({"val_size": 1.5}, "val_size must be a share"),
-        ({"preprocessing_num_workers": 0}, "preprocessing_num_workers must be at least 1"),
-        ({"preprocessing_batch_size": 0}, "preprocessing_batch_size must be at least 1"),
         ({"ignore_pad_token_for_loss": False}, "ignore_pad_token_for_loss: false is not supported"),
     ],
 )
 def test_a_value_that_is_not_implemented_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PrepareOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("cutoff_len", 0),
+        ("val_size", -0.1),
+        ("preprocessing_num_workers", 0),
+        ("preprocessing_batch_size", 0),
+        ("max_samples", 0),
+    ],
+)
+def test_a_number_out_of_range_is_a_problem_of_the_configuration(key: str, value: float) -> None:
+    owners = [Owner("stage:sft", "tkernel", PrepareOptions), Owner("dataset:text", "tkernel", RowOptions)]
+    with pytest.raises(ConfigError, match=f"{key} must be at least"):
+        bind(settle({key: value}), owners)
 
 
 def test_micro_batches_are_those_of_llama_factory_in_its_order(shared: Path, tmp_path: Path) -> None:

@@ -130,16 +130,9 @@ def test_rows_of_two_datasets_have_one_type(tmp_path: Path) -> None:
     datasets.concatenate_datasets([load(ALPACA).rows, load([{"messages": messages}], "openai").rows])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"streaming": True}, "streaming: true is not supported"),
-        ({"max_samples": 0}, "max_samples must be at least 1"),
-    ],
-)
-def test_a_value_that_is_not_implemented_is_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RowOptions(**options)  # type: ignore[arg-type]
+def test_a_value_that_is_not_implemented_is_refused() -> None:
+    with pytest.raises(ValueError, match="streaming: true is not supported"):
+        RowOptions(streaming=True)
 
 
 def test_a_request_without_options_reads_with_the_defaults(tmp_path: Path) -> None:
