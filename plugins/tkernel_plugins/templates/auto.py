@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from tkernel.rendering import SegmentRenderer
 from tkernel.types.conversation import Conversation, Message, ToolCall
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import TemplateRequest
-from tkernel_plugins.templates.options import TemplateOptions
 from tkernel_plugins.templates.own_template import OwnTemplate
 from tkernel_plugins.templates.special_tokens import add_stop_words
 from tkernel_plugins.templates.tool_formats import TOOL_FORMATS, ToolFormat
@@ -39,21 +38,31 @@ _TOOL = {
 }
 
 
+@dataclass(frozen=True)
+class AutoOptions:
+    """Options of `template: auto`."""
+
+    default_system: str | None = None
+    """The system prompt of conversations that have none; None leaves that to the chat template."""
+    enable_thinking: bool | None = None
+    """Given to the chat template; None leaves it to the template. False leaves thoughts out of replies."""
+
+
 class AutoTemplate:
     """Renders with the tokenizer's own Jinja chat template.
 
     A reply is what the template writes after the opening of a reply: the content, its terminator and a
     line break after that, if the template writes one, as in the named templates. Where the template ends
-    replies with no special token, the end-of-sequence token follows the last reply, and after an earlier
-    one it is learned in place of the next prompt's first token.
+    replies with no token, the end-of-sequence token follows the last reply, and after an earlier one it is
+    learned in place of the next prompt's first token.
     """
 
     name = "auto"
-    Options = TemplateOptions
+    Options = AutoOptions
 
     @hookimpl
     def render_template(self, request: TemplateRequest) -> SegmentRenderer:
-        tokenizer, options = request.tokenizer, request.options or TemplateOptions()
+        tokenizer, options = request.tokenizer, request.options or AutoOptions()
         if not tokenizer.chat_template and request.facts is not None and request.facts.chat_template:
             tokenizer.chat_template = request.facts.chat_template
         if not tokenizer.chat_template:
@@ -61,30 +70,20 @@ class AutoTemplate:
                 "the model brings no chat template, so `template: auto` has nothing to go by",
                 hint=f"Name the template that the model was trained with: {_candidates(request.facts)}.",
             )
-        for key, value in (
-            ("tool_format", options.tool_format),
-            ("preserve_thinking", options.preserve_thinking),
-        ):
-            if value:
-                raise TkError(
-                    f"`{key}` has no effect on the model's own chat template",
-                    hint=f"Take it out, or name a template: {_candidates(request.facts)}.",
-                )
         added = add_stop_words(tokenizer, (), replace_eos=False)
         own = _understand(tokenizer, options)
-        terminator = _terminator(own)
-        before, after = _thought_words(own)
-        stops = [*([terminator] if terminator else [tokenizer.eos_token]), *_ends(request.facts, tokenizer)]
+        tail = _tail(own)
+        terminators = own.tokens.findall(tail)
         return SegmentRenderer(
             self.name,
             tokenizer,
             own.every_turn,
             last_turns_of=own.last_turn,
             prompt_of=own.prompt,
-            stop_words=stops,
+            stop_words=[*terminators, tokenizer.eos_token, *_ends(request.facts, tokenizer)],
             added_tokens=added,
-            efficient_eos=terminator is None,
-            parse=partial(_parse, _tool_format(own), before, after, _tail(own)),
+            efficient_eos=not terminators,
+            parse=partial(_parse, _tool_format(own, tail), _thought_words(own), tail),
             jinja=partial(getattr, tokenizer, "chat_template"),
         )
 
@@ -103,30 +102,19 @@ def _asking(**reply: Any) -> Conversation:
     return Conversation((Message("user", _ASKED), Message("assistant", **reply)))
 
 
-def _understand(tokenizer: Any, options: TemplateOptions) -> OwnTemplate:
+def _understand(tokenizer: Any, options: AutoOptions) -> OwnTemplate:
     """The template with what has to be found out about it: where thoughts go, and the form of contents."""
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
-    longest_first = sorted(filter(None, special), key=len, reverse=True)
-    thinking = options.enable_thinking
-    own = OwnTemplate(
-        tokenizer,
-        variables={} if thinking is None else {"enable_thinking": thinking},
-        default_system=options.default_system,
-        special=re.compile("|".join(map(re.escape, longest_first)) or r"(?!)"),
-    )
+    own = OwnTemplate(tokenizer, options.enable_thinking, options.default_system)
     said = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _SAID}]
     try:
-        if _ASKED not in own.render(said, None, waiting=False):
-            own = replace(own, parts=True)
+        parts = _ASKED not in own.render(said, None, waiting=False)
     except DataError:
-        own = replace(own, parts=True)
-    keyed = replace(own, variables={})
+        parts = True
+    own = replace(own, parts=parts, _layouts={})
     for key in _REASONING_KEYS:
-        with_thought = replace(keyed, reasoning_key=key)
-        text = "".join(_texts(with_thought, _asking(content=_SAID, reasoning=_THOUGHT)))
-        if _THOUGHT in text:
-            return replace(own, reasoning_key=key)
+        tried = replace(own, thinking=None, reasoning_key=key, _layouts={})
+        if any(_THOUGHT in text for text in _texts(tried, _asking(content=_SAID, reasoning=_THOUGHT))):
+            return replace(own, reasoning_key=key, _layouts={})
     return own
 
 
@@ -146,33 +134,23 @@ def _tail(own: OwnTemplate) -> str:
     return texts[1].rpartition(_SAID)[2] if len(texts) == 2 else ""
 
 
-def _terminator(own: OwnTemplate) -> str | None:
-    """The token that ends replies: the end of a sequence if it is written, else the last token that is."""
-    tail = _tail(own)
-    if own.tokenizer.eos_token in tail:
-        return str(own.tokenizer.eos_token)
-    added = getattr(own.tokenizer, "added_tokens_decoder", {}).values()
-    written = [token.content for token in added if token.content.strip() and token.content in tail]
-    return max(written, key=lambda name: (tail.rindex(name), len(name)), default=None)
-
-
 def _thought_words(own: OwnTemplate) -> tuple[str, str]:
     """What the template writes before and after a thought."""
-    texts = list(_texts(replace(own, variables={}), _asking(content=_SAID, reasoning=_THOUGHT)))
+    texts = list(_texts(replace(own, thinking=None, _layouts={}), _asking(content=_SAID, reasoning=_THOUGHT)))
     if len(texts) == 2 and _THOUGHT in texts[1]:
         before, _, rest = texts[1].partition(_THOUGHT)
         return before, rest.partition(_SAID)[0]
     return "<think>\n", "\n</think>\n\n"
 
 
-def _tool_format(own: OwnTemplate) -> ToolFormat | None:
+def _tool_format(own: OwnTemplate, tail: str) -> ToolFormat | None:
     """The tool format that reads the calls which the template writes."""
     call = ToolCall("look_up", json.dumps({"word": _SAID}))
     conversation = _asking(tool_calls=(call,)).replace(tools=(_TOOL,))
-    texts = list(_texts(replace(own, variables={}), conversation))
+    texts = list(_texts(replace(own, thinking=None, _layouts={}), conversation))
     if len(texts) != 2:
         return None
-    body = texts[1].removesuffix(_tail(own))
+    body = texts[1].removesuffix(tail)
     readers = (f for f in TOOL_FORMATS.values() if (read := f.read(body)) and read[1] == [call])
     return next(readers, None)
 
@@ -188,13 +166,14 @@ def _ends(facts: ModelFacts | None, tokenizer: Any) -> list[str]:
     return [token for i in ids if i < len(tokenizer) and (token := tokenizer.convert_ids_to_tokens(i))]
 
 
-def _parse(tools: ToolFormat | None, before: str, after: str, tail: str, text: str) -> Message:
+def _parse(tools: ToolFormat | None, thought_words: tuple[str, str], tail: str, text: str) -> Message:
     """Take thought and calls out of a reply, as the template writes them."""
     for length in range(len(tail), 0, -1):
         if text.endswith(tail[:length]):
             text = text[:-length]
             break
     reasoning = None
+    before, after = thought_words
     if text.startswith(before) and after in text[len(before) :]:
         reasoning, _, text = text[len(before) :].partition(after)
     called = tools.read(text) if tools is not None else None
