@@ -5,9 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import json
-import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterable
@@ -19,39 +16,18 @@ from tkernel.config.suggest import did_you_mean
 from tkernel.errors import BrokenPlugin
 from tkernel.hookspecs import PROJECT
 from tkernel.index import Entry
+from tkernel.trial import trial
 
 IMPORT_LIMIT = 120
-"""Seconds that the modules of all plugins together may take to import in the child process."""
-
-# Each target is announced before it is imported: the last one announced is the one that ended the process.
-_CHILD = """
-import importlib, importlib.util, json, os, sys
-job = json.load(sys.stdin)
-report = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-sys.path[:] = job["path"]
-for target in job["targets"]:
-    print(target, file=report, flush=True)
-    try:
-        if target.endswith(".py"):
-            spec = importlib.util.spec_from_file_location("tk_door", target)
-            module = sys.modules["tk_door"] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            importlib.import_module(target)
-    except BaseException:
-        pass
-print("survived", file=report, flush=True)
-os._exit(0)
-"""
+"""Seconds that one module may take to import in the child process."""
 
 
 def survive(entries: Iterable[Entry]) -> None:
     """Import the modules of foreign plugins in a child process first.
 
     A module that ends the process on import (`os._exit`, a crash in native code) cannot be caught in
-    this one. One child serves all `entries`; modules that are loaded already, and those of the
-    kernel's own distribution, are not tried. An ordinary exception is left to `load`.
+    this one. Modules that are loaded already, and those of the kernel's own distribution, are not
+    tried. An ordinary exception is left to `load`.
 
     Raises:
         BrokenPlugin: a module ended the child, or did not finish in `IMPORT_LIMIT` seconds.
@@ -63,28 +39,10 @@ def survive(entries: Iterable[Entry]) -> None:
     }
     if not foreign or not sys.executable:
         return
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-c", _CHILD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    job = json.dumps({"path": [str(folder) for folder in sys.path], "targets": list(foreign)})
-    try:
-        report, output = child.communicate(job, timeout=IMPORT_LIMIT)
-        end = f"ends the process when it is imported ({_status(child.returncode)})"
-    except subprocess.TimeoutExpired:
-        child.kill()
-        report, output = child.communicate()
-        end = f"did not finish importing within {IMPORT_LIMIT} s"
-    last = report.splitlines()[-1:]
-    if last == ["survived"] or not last:
-        return
-    culprit = foreign[last[0]]
-    said = "".join(f"\n    {line}" for line in output.splitlines()[-5:])
-    raise BrokenPlugin(f"{culprit} ({culprit.target}) {end}.{said}", hint=_remedy(culprit))
+    survived, end = trial(list(foreign), IMPORT_LIMIT)
+    if end is not None:
+        culprit = list(foreign.values())[len(survived)]
+        raise BrokenPlugin(f"{culprit} ({culprit.target}) {end}", hint=_remedy(culprit))
 
 
 def load(entry: Entry) -> Any:
@@ -144,7 +102,3 @@ def _remedy(entry: Entry) -> str:
     if entry.distribution == PROJECT:
         return f"Run: pip install --force-reinstall {PROJECT}"
     return f"Upgrade it: pip install --upgrade {entry.distribution}; or block it: --plugin no:{entry.distribution}"
-
-
-def _status(code: int) -> str:
-    return f"exit status {code}" if code >= 0 else signal.Signals(-code).name

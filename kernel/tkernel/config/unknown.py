@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from tkernel.config.convert import convert
-from tkernel.config.owners import options_of
 from tkernel.config.read import Setting
 from tkernel.config.settle import Settings
 from tkernel.config.suggest import did_you_mean, near
 from tkernel.errors import Problem
+from tkernel.hookspecs import PROJECT
 from tkernel.index import Entry
+from tkernel.trial import trial
 
 CHOSEN_BY: Mapping[str, str] = {
     "adapter": "finetuning_type",
@@ -29,6 +31,9 @@ CHOSEN_BY: Mapping[str, str] = {
 
 ALWAYS_CHOSEN = ("model", "adapter", "stage", "template", "engine")
 """Kinds of which every run has one; where it is missing, that is told elsewhere, and its keys are not to blame."""
+
+TIME_LIMIT, PLUGIN_TIME_LIMIT = 10.0, 4.0
+"""Seconds in which the options of all plugins, and of one, must be read; what is not reached is left out."""
 
 ABSENT: Mapping[str, str] = {
     "megatron_bridge": "Megatron Bridge",
@@ -86,6 +91,23 @@ def explain(
             hint = hint or "The keys of this run and their owners: tk plan FILE --json"
             problems.append(Problem(f"unknown key {key!r}", setting.origin, key, hint))
     return problems, _notes(asking_nothing)
+
+
+def options_of(plugins: Sequence[Entry]) -> list[tuple[Entry, tuple[str, ...]]]:
+    """The option names of each plugin, read in a child process; one that fails, hangs or exits is left out.
+
+    The kernel's own come first; an object with several names is told under the first.
+    """
+    first: dict[str, Entry] = {}
+    for plugin in sorted(plugins, key=lambda p: (p.distribution != PROJECT, p.distribution, p.kind, p.name)):
+        first.setdefault(plugin.target, plugin)
+    waiting, found = list(first.values()), []
+    deadline = time.monotonic() + TIME_LIMIT
+    while waiting and time.monotonic() < deadline:
+        names, _ = trial([plugin.target for plugin in waiting], PLUGIN_TIME_LIMIT, deadline)
+        found += [(plugin, tuple(keys)) for plugin, keys in zip(waiting, names, strict=False) if keys]
+        waiting = waiting[len(names) + 1 :]  # the first without an answer is what ended the child
+    return found
 
 
 def _is_default(setting: Setting, default: Any) -> bool:

@@ -1,0 +1,96 @@
+"""Importing foreign modules in a child process, where a hang, a crash or an exit does no harm.
+
+This file is also the child's program, so it imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import json
+import math
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+
+def trial(
+    targets: Sequence[str], each: float, deadline: float = math.inf
+) -> tuple[list[list[str]], str | None]:
+    """Import `module`, `module:attribute` or a `.py` file, in order, until one ends the child.
+
+    Args:
+        each: seconds that one target may take.
+        deadline: when all must be done, on the monotonic clock.
+
+    Returns:
+        The names of the options of each target that was reached (none for one that raises), and what
+        the next one did to the child, None if all were reached.
+    """
+    request = json.dumps([list(map(str, sys.path)), targets])
+    with tempfile.TemporaryFile("r") as report, tempfile.TemporaryFile("r", errors="replace") as output:
+        command = [sys.executable, "-P", __file__, request]
+        null = subprocess.DEVNULL
+        child = subprocess.Popen(command, stdin=null, stdout=report, stderr=output, start_new_session=True)
+        end = f"did not finish importing within {each:g} s"
+        try:
+            written, since = 0, time.monotonic()
+            while child.poll() is None and time.monotonic() < min(deadline, since + each):
+                time.sleep(0.005)
+                if written != (written := os.fstat(report.fileno()).st_size):
+                    since = time.monotonic()
+            if (code := child.poll()) is not None:
+                status = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+                end = f"ends the process when it is imported ({status})"
+        finally:
+            _end(child)
+        report.seek(0)
+        options = [json.loads(line) for line in report if line.endswith("\n")]
+        output.seek(0)
+        said = "".join(f"\n    {line}" for line in output.read().splitlines()[-5:])
+        return options, None if len(options) == len(targets) else f"{end}.{said}"
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the child and what the targets may have started."""
+    if sys.platform == "win32":
+        child.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _options(target: str) -> list[str]:
+    module, _, attribute = target.partition(":")
+    if target.endswith(".py"):
+        runpy.run_path(target, run_name="tk_door")
+        return []
+    found = importlib.import_module(module)
+    plugin = functools.reduce(getattr, attribute.split("."), found) if attribute else None
+    options = getattr(plugin, "Options", None)
+    return [field.name for field in dataclasses.fields(options)] if dataclasses.is_dataclass(options) else []
+
+
+def _main() -> None:
+    sys.path[:], targets = json.loads(sys.argv.pop())
+    report = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the targets print must not end up in the report
+    for target in targets:
+        try:
+            names = _options(target)
+        except BaseException:  # what is wrong with it is told by whoever asked for it
+            names = []
+        report.write(json.dumps(names) + "\n")
+    os._exit(0)  # threads that the targets started do not keep the child alive
+
+
+if __name__ == "__main__":
+    _main()
