@@ -41,3 +41,20 @@ class TestDefault(TemplateContract):
 
 class TestAlpaca(TemplateContract):
     plugin = "alpaca"
+
+
+class TestDeepseek3(TemplateContract):
+    plugin = "deepseek3"
+
+
+class TestGlm4(TemplateContract):
+    plugin = "glm4"
+    efficient_eos = True
+
+
+class TestLlama2(TemplateContract):
+    plugin = "llama2"
+
+
+class TestQwen(TemplateContract):
+    plugin = "qwen"

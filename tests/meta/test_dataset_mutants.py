@@ -14,12 +14,7 @@ from tkernel import hookimpl
 from tkernel.errors import DataError
 from tkernel.testing import DatasetContract
 
-EXAMPLES = (
-    {"question": "Who runs the inn?", "answer": "The user does."},
-    {"question": "Where is the naïve café? 😀", "answer": "Behind the inn."},
-    {"question": "How much is 12 and 12?", "answer": "It is 24."},
-)
-MUTANTS = Mutants(DatasetContract, examples=EXAMPLES)
+MUTANTS = Mutants(DatasetContract, examples=DATASET.examples)
 
 
 class Changed:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tkernel.testing.contract import HEAVY
+import pytest
+
+from tkernel.errors import AmbiguousProvider, NoProvider, UsageError
+from tkernel.testing.contract import HEAVY, find_plugin
+from tkernel.testing.run import run_contract
 
 
 def test_loading_it_imports_nothing_heavy_and_no_suite():
@@ -48,3 +52,42 @@ def test_the_same_seed_gives_the_same_tiny_model(tiny_model):
     weights = [model.model.embed_tokens.weight for model in (first, second, other)]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])
+
+
+def test_a_contract_needs_a_kind_that_has_one():
+    with pytest.raises(UsageError, match="no contract for 'command'"):
+        run_contract("command", "chat")
+
+
+def test_a_contract_names_what_is_installed():
+    with pytest.raises(
+        NoProvider, match=r"no plugin adapter:lorra is installed; installed are: freeze, full"
+    ):
+        run_contract("adapter", "lorra")
+
+
+def test_a_contract_without_pytest_says_how_to_get_it():
+    script = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "from tkernel.errors import MissingRequirement\n"
+        "from tkernel.testing.run import run_contract\n"
+        "try: run_contract('adapter', 'lora')\n"
+        "except MissingRequirement as error: print(error.hint)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert child.stdout == "pip install 'tkernel[test]'\n"
+
+
+def test_one_name_of_two_distributions_is_settled_by_its_distribution(tmp_path):
+    for distribution in ("tk-one", "tk-two"):
+        folder = tmp_path / f"{distribution.replace('-', '_')}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text("[tkernel.template]\ntwice = tk_demo_template:TEMPLATE\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        with pytest.raises(AmbiguousProvider, match="registered by tk-one and tk-two"):
+            find_plugin("template", "twice")
+        assert find_plugin("template", "tk-two:twice").distribution == "tk-two"
+    finally:
+        sys.path.remove(str(tmp_path))

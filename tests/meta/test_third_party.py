@@ -32,7 +32,6 @@ class TestAdapter(AdapterContract):
     plugin = "demo"
 class TestDataset(DatasetContract):
     plugin = "demo"
-    examples = [{"question": f"Is it {n}?", "answer": f"It is {n}."} for n in (1, 2, 3)]
 class TestTemplate(TemplateContract):
     plugin = "demo"
 class TestMedia(MediaContract):

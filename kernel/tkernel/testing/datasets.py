@@ -56,7 +56,8 @@ class DatasetContract(Contract):
     rows: ClassVar[str] = "supervised"
     """The kind of rows that is asked for and expected."""
     examples: ClassVar[Sequence[Mapping[str, Any]] | None] = None
-    """At least three raw rows that are good; default: those of the format of that name."""
+    """Three or more raw rows that are good; default: those of the plugin's own `examples`, or of the format
+    that comes with tk under this name."""
     said: ClassVar[Sequence[Sequence[tuple[str, str]]] | None] = None
     """Role and content of each message of each example; default: those of `EXAMPLES`."""
     bad_row: ClassVar[Mapping[str, Any] | None] = None
@@ -68,12 +69,12 @@ class DatasetContract(Contract):
 
     def raw_rows(self) -> list[dict[str, Any]]:
         """The good raw rows."""
-        rows = self.examples
-        if rows is None:
-            rows = EXAMPLES.get(ALIASES.get(self.name, self.name))
+        known = EXAMPLES.get(ALIASES.get(self.name, self.name))
+        rows = self.examples or getattr(self.provider, "examples", known)
         if rows is None:
             raise TypeError(
-                f"{type(self).__name__} needs `examples`: three raw rows of the format {self.name!r}"
+                f"the format {self.name!r} needs three good raw rows: `examples` of the plugin or of "
+                f"{type(self).__name__}"
             )
         return [dict(row) for row in rows]
 
@@ -81,8 +82,8 @@ class DatasetContract(Contract):
         """What the rows say, if it is known."""
         if self.said is not None:
             return [list(messages) for messages in self.said]
-        known = self.examples is None and self.rows == "supervised"
-        return [list(messages) for messages in SAID] if known else None
+        known = self.raw_rows() == list(EXAMPLES.get(ALIASES.get(self.name, self.name), ()))
+        return [list(messages) for messages in SAID] if known and self.rows == "supervised" else None
 
     def rejected_row(self) -> dict[str, Any]:
         """A row that must be rejected."""

@@ -54,6 +54,11 @@ class Dataset:
     """Question and answer."""
 
     name, Options = "demo", Options
+    examples = (
+        {"question": "Who runs the inn?", "answer": "The user does."},
+        {"question": "Where is the café?", "answer": "Behind the inn."},
+        {"question": "How much is 12 and 12?", "answer": "It is 24."},
+    )
 
     @hookimpl
     def load_dataset(self, request):

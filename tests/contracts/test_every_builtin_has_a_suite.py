@@ -1,0 +1,18 @@
+"""No built-in plugin of the seven kinds goes without its contract."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tkernel.hookspecs import KINDS
+from tkernel.index import read_index
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_object_has_a_suite(kind):
+    source = Path(__file__).with_name(f"test_{kind}_contract.py").read_text(encoding="utf-8")
+    tested = set(re.findall(r'plugin = "(\w+)"', source))
+    entries = [e for e in read_index().entries if (e.kind, e.distribution) == (kind, "tkernel")]
+    covered = {entry.target for entry in entries if entry.name in tested}
+    assert [entry.name for entry in entries if entry.target not in covered] == []
