@@ -84,7 +84,7 @@ def test_losses_are_those_of_the_golden_run(shared: Path, smollm2: Path, tmp_pat
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_training_stop = state.global_step >= STEPS
 
-    tkernel.run(config, callbacks=[callback, Stop()])
+    tkernel.run(config, callbacks=[Stop()])
     assert_same(seen, golden_batches(shared)[: 4 * STEPS])
     golden = json.loads((shared / "golden/losses.json").read_text())["sft_fp32"]["steps"][:STEPS]
     state = json.loads((tmp_path / "out/trainer_state.json").read_text())
