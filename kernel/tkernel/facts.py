@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -12,26 +11,14 @@ from typing import Any
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import TkError
 from tkernel.gguf_header import read_gguf_header
+from tkernel.lock import WEIGHTS, content_hash
 from tkernel.types.facts import ModelFacts
 
-TEXT_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
+DEFINING = (
+    *("*config.json", "tokenizer*", "*tokens*.json", "vocab*", "merges.txt", "chat_template*"),
+    *("*.index.json", "*.py", *(f"*{suffix}" for suffix in WEIGHTS)),
 )
-"""Small files that define a model beside its weights."""
-
-WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+"""The files of a folder that make the model what it is."""
 
 
 class ModelNotFound(TkError):
@@ -68,10 +55,8 @@ def read_facts(
         return _local(name, path)
     if _is_hub_id(name):
         return _hub(name, cache_dir, revision or "main", token)
-    near = _near_path(path)
-    raise ModelNotFound(
-        f"There is no model at {name}.", hint=near or "Give a folder, a .gguf file or a hub id."
-    )
+    hint = _near_path(path) or "Give a folder, a .gguf file or a hub id."
+    raise ModelNotFound(f"There is no model at {name}.", hint=hint)
 
 
 def memory_facts(model: Any, tokenizer: Any = None) -> ModelFacts:
@@ -89,29 +74,9 @@ def memory_facts(model: Any, tokenizer: Any = None) -> ModelFacts:
     )
 
 
-def content_hash(path: Path) -> str:
-    """`sha256:` and a digest over what defines the model in a folder or a single file.
-
-    Over names and whole contents of `TEXT_FILES` and of Python files; of weights over name, size,
-    first and last MiB, so that 100 GB take milliseconds. An edit in the middle of a weight file that
-    keeps its size is not seen.
-    """
-    digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
-    for file in files:
-        is_text = file.name in TEXT_FILES or file.suffix == ".py" or file.name.endswith(".index.json")
-        if not is_text and file.suffix not in WEIGHTS:
-            continue
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            if is_text:
-                digest.update(stream.read())
-            else:
-                digest.update(stream.read(2**20))
-                stream.seek(max(0, size - 2**20))
-                digest.update(stream.read())
-    return f"sha256:{digest.hexdigest()}"
+def defining_files(folder: Path) -> list[Path]:
+    """The files of a folder that make the model what it is, sorted."""
+    return sorted(file for file in folder.iterdir() if any(file.match(pattern) for pattern in DEFINING))
 
 
 def _local(name: str, path: Path) -> ModelFacts:
@@ -124,10 +89,7 @@ def _local(name: str, path: Path) -> ModelFacts:
     if (path / "config.json").is_file():
         return _folder(name, path, "folder")
     if (path / "adapter_config.json").is_file():
-        base = (
-            _json(path / "adapter_config.json").get("base_model_name_or_path")
-            or "THE MODEL IT WAS TRAINED ON"
-        )
+        base = _json(path / "adapter_config.json").get("base_model_name_or_path") or "ITS BASE MODEL"
         raise ModelNotFound(
             f"{path} is an adapter, not a model.",
             hint=f"Write `model_name_or_path: {base}` and `adapter_name_or_path: {name}`.",
@@ -140,9 +102,11 @@ def _local(name: str, path: Path) -> ModelFacts:
         raise ModelNotFound(
             f"{path} holds several GGUF files: {names}.", hint=f"Name one: {path / files[0].name}"
         )
+    inside = sorted(path.glob("*/config.json"), key=lambda file: file.stat().st_mtime)
+    near = f"Did you mean {inside[-1].parent}?" if inside else None
     raise ModelNotFound(
         f"{path} has no config.json.",
-        hint=_nested_model(path) or "Give the folder that `save_pretrained` wrote, or a .gguf file.",
+        hint=near or "Give the folder that `save_pretrained` wrote, or a .gguf file.",
     )
 
 
@@ -161,7 +125,7 @@ def _folder(name: str, path: Path, source: Any) -> ModelFacts:
         architectures=tuple(config.get("architectures") or ()),
         chat_template=_chat_template(path),
         config=config,
-        content_hash=content_hash(path),
+        content_hash=content_hash(*defining_files(path)),
     )
 
 
@@ -170,13 +134,12 @@ def _gguf(name: str, path: Path) -> ModelFacts:
     config = header.config()
     if not config["model_type"]:
         raise MalformedModel(f"{path} does not say its architecture (`general.architecture`).")
-    template = header.metadata.get("tokenizer.chat_template")
     return ModelFacts(
         name=name,
         source="gguf",
         location=str(path),
         model_type=config["model_type"],
-        chat_template=template,
+        chat_template=header.metadata.get("tokenizer.chat_template"),
         config=config,
         metadata=header.metadata,
         content_hash=content_hash(path),
@@ -239,19 +202,13 @@ def _is_hub_id(name: str) -> bool:
     return plain and len(parts) in (1, 2) and not name.endswith((".gguf", ".json"))
 
 
-def _hub_cache(cache_dir: str | None) -> Path:
-    if cache_dir:
-        return Path(cache_dir).expanduser()
-    if cache := os.environ.get("HF_HUB_CACHE"):
-        return Path(cache).expanduser()
-    home = os.environ.get("HF_HOME") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"
-    )
-    return Path(home).expanduser() / "hub"
+def _hub_cache() -> str:
+    home = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+    return os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME", home), "hub")
 
 
 def _hub(name: str, cache_dir: str | None, revision: str, token: str | None) -> ModelFacts:
-    repository = _hub_cache(cache_dir) / f"models--{name.replace('/', '--')}"
+    repository = Path(cache_dir or _hub_cache()).expanduser() / f"models--{name.replace('/', '--')}"
     reference = repository / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
     snapshot = repository / "snapshots" / commit
@@ -286,29 +243,24 @@ def _download(
             except hub.RemoteEntryNotFoundError:
                 continue  # config.json is there, and a model needs neither of the others
     except Exception as error:
-        cases = (  # a subclass before its base
-            (
-                hub.GatedRepoError,
+        refusals: dict[type[Exception], tuple[str, str]] = {
+            hub.GatedRepoError: (
                 "is gated on the hub",
                 f"Ask at https://huggingface.co/{name}, then: hf auth login",
             ),
-            (
-                hub.RepositoryNotFoundError,
+            hub.RepositoryNotFoundError: (
                 "is neither a local path nor a model on the hub that you may read",
-                near,
+                near or "Check the name, or: hf auth login",
             ),
-            (
-                hub.RevisionNotFoundError,
+            hub.RevisionNotFoundError: (
                 f"has no revision {revision!r} on the hub",
                 "Change `model_revision`.",
             ),
-            (hub.RemoteEntryNotFoundError, "has no config.json on the hub", "Name a transformers model."),
-        )
-        for kind, words, hint in cases:
-            if isinstance(error, kind):
-                raise ModelNotFound(
-                    f"{name} {words}.", hint=hint or "Check the name, or: hf auth login"
-                ) from error
+            hub.RemoteEntryNotFoundError: ("has no config.json on the hub", "Name a transformers model."),
+        }
+        if type(error) in refusals:
+            words, hint = refusals[type(error)]
+            raise ModelNotFound(f"{name} {words}.", hint=hint) from error
         raise ModelNotFound(
             f"{name} is not a local path, and the hub cannot be reached: {error}",
             hint=near or "Check the network, or give a local path.",
@@ -318,17 +270,6 @@ def _download(
 
 def _near_path(path: Path) -> str | None:
     """What somebody meant who mistyped the first part of `path` that is not there."""
-    for parent in reversed(path.parents):
-        child = path.parts[len(parent.parts)]
-        if not (parent / child).exists():
-            return _meant(parent, child) if parent.is_dir() else None
-    return _meant(path.parent, path.name) if path.parent.is_dir() else None
-
-
-def _meant(folder: Path, child: str) -> str | None:
-    return did_you_mean(str(folder / child), (str(folder / p.name) for p in folder.iterdir()))
-
-
-def _nested_model(path: Path) -> str | None:
-    found = sorted(path.glob("*/config.json"), key=lambda file: file.stat().st_mtime)
-    return f"Did you mean {found[-1].parent}?" if found else None
+    missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
+    folder = missing.parent
+    return did_you_mean(str(missing), map(str, folder.iterdir())) if folder.is_dir() else None

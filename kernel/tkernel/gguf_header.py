@@ -43,11 +43,7 @@ _CONFIG_KEYS = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.sliding_window": "sliding_window",
     "rope.freq_base": "rope_theta",
-    "vocab_size": "vocab_size",
-    "expert_count": "num_local_experts",
-    "expert_used_count": "num_experts_per_tok",
 }
 
 _TOKENIZER_KEYS = {
@@ -64,7 +60,6 @@ class GgufHeader:
     A shape has the fastest dimension first, as the file has it: embeddings are `(hidden, vocabulary)`.
     """
 
-    version: int
     metadata: Mapping[str, Any]
     lengths: Mapping[str, int]
     tensors: Mapping[str, tuple[int, ...]]
@@ -75,12 +70,10 @@ class GgufHeader:
         config: dict[str, Any] = {"model_type": _MODEL_TYPES.get(architecture, architecture)}
         names = {f"{architecture}.{key}": name for key, name in _CONFIG_KEYS.items()} | _TOKENIZER_KEYS
         config |= {name: self.metadata[key] for key, name in names.items() if key in self.metadata}
-        embeddings = self.tensors.get("token_embd.weight")
-        tokens = self.lengths.get("tokenizer.ggml.tokens")
-        if embeddings is not None:
-            config["vocab_size"] = embeddings[-1]
-        elif tokens is not None:
-            config["vocab_size"] = tokens
+        if "token_embd.weight" in self.tensors:
+            config["vocab_size"] = self.tensors["token_embd.weight"][-1]
+        elif "tokenizer.ggml.tokens" in self.lengths:
+            config["vocab_size"] = self.lengths["tokenizer.ggml.tokens"]
         if self.tensors:
             config["tie_word_embeddings"] = "output.weight" not in self.tensors
         return config
@@ -119,7 +112,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
                 stream.seek(12, 1)  # type and offset of its data
         except (struct.error, UnicodeDecodeError, KeyError) as error:
             raise TkError(f"{path} is damaged: its header ends early.", hint="Download it again.") from error
-    return GgufHeader(version, metadata, lengths, tensors)
+    return GgufHeader(metadata, lengths, tensors)
 
 
 def _scalar(stream: BinaryIO, code: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -15,7 +14,8 @@ from typing import Any
 from tkernel.config import json_text
 from tkernel.config.read import Setting, json_problem, read_text
 from tkernel.errors import LockMismatch, Problem
-from tkernel.types.plan import Choice, Plan
+from tkernel.requirements import installed_version
+from tkernel.types.plan import Plan
 
 SCHEMA = 1
 FILE_NAME = "run.lock.json"
@@ -25,6 +25,9 @@ LIBRARIES = (
     *("tokenizers", "torch", "transformers", "trl"),
 )
 """Distributions whose versions a lock records beside those of the plugins."""
+
+WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+"""Files that are too large to be hashed whole."""
 
 _SECTIONS = ("plan", "versions", "hashes", "seeds")
 
@@ -39,18 +42,6 @@ class Lock:
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One thing that is not as the lock has it; None where it is not there."""
-
-    what: str
-    locked: Any
-    found: Any
-
-    def __str__(self) -> str:
-        return f"- {self.what}: {_shown(self.locked)}\n+ {self.what}: {_shown(self.found)}"
 
 
 def write_lock(
@@ -113,67 +104,70 @@ def read_lock(path: str | os.PathLike[str]) -> tuple[Lock | None, list[Problem]]
     return Lock(tuple(settings), *(content[section] for section in _SECTIONS)), problems
 
 
-def compare(lock: Lock, now: Lock) -> list[Difference]:
-    """Where plugins, versions, content hashes and seeds of a run are not those of the lock.
+def compare(lock: Lock, now: Lock) -> list[str]:
+    """Where plugins, versions, content hashes and seeds of a run are not those of the lock, as a diff.
 
     Settings are not compared: a replay takes them from the lock, and an override of one is meant.
     """
-    differences = []
+    lines = []
     for section in _SECTIONS:
         locked, found = getattr(lock, section), getattr(now, section)
         for key in sorted({*locked, *found}):
             if locked.get(key) != found.get(key):
-                differences.append(Difference(f"{section} {key}", locked.get(key), found.get(key)))
-    return differences
+                lines.append(f"- {section} {key}: {locked.get(key, '(none)')}")
+                lines.append(f"+ {section} {key}: {found.get(key, '(none)')}")
+    return lines
 
 
-def refuse(path: str | os.PathLike[str], differences: Sequence[Difference]) -> None:
+def refuse(path: str | os.PathLike[str], differences: Sequence[str]) -> None:
     """Raise `LockMismatch` with the diff, if there is one."""
     if differences:
-        listed = "\n".join(f"  {line}" for item in differences for line in str(item).splitlines())
-        message = f"{path} cannot be replayed: what it needs is not what is here\n{listed}"
-        hint = (
-            "Install the versions and restore the files of the `-` lines, or run the original configuration."
+        raise LockMismatch(
+            "\n  ".join([f"{path} cannot be replayed: what it needs is not what is here", *differences]),
+            hint="Install the versions and restore the files of the `-` lines, or run the original configuration.",
         )
-        raise LockMismatch(message, hint=hint)
 
 
 def plan_of(plan: Plan) -> dict[str, str]:
-    """Each choice as `dist==version:entry point`, under its hook or extension and its subject."""
+    """Each choice as `dist==version:entry point`, under its kind and subject, or as `extension NAME`."""
     chosen: dict[str, str] = {}
     for choice in (*plan.choices, *plan.extensions):
-        name = f"{choice.kind} {choice.subject}" if choice.subject else choice.kind
-        name = f"extension {choice.name}" if choice.kind == "extension" else name
-        chosen[name] = _provider(choice)
+        subject = choice.name if choice.kind == "extension" else choice.subject
+        key = f"{choice.kind} {subject}" if subject else choice.kind
+        chosen[key] = f"{choice.distribution}=={choice.version}:{choice.name} = {choice.target}"
     return chosen
 
 
 def installed_versions(distributions: Iterable[str] = LIBRARIES) -> dict[str, str]:
     """Versions of Python and of those `distributions` that are installed, from metadata alone."""
-    found = {"python": platform.python_version()}
-    for name in distributions:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: installed_version(name) for name in distributions}
+    return {"python": platform.python_version()} | {name: v for name, v in found.items() if v is not None}
 
 
 def content_hash(*paths: str | os.PathLike[str]) -> str:
-    """`sha256:...` over the names (relative to each folder) and the contents of files and folders."""
+    """`sha256:...` over the names (relative to each folder) and the contents of files and folders.
+
+    Of weights the name, the size, the first and the last MiB count, so that 100 GB take milliseconds: an
+    edit in the middle of a weight file that keeps its size is not seen.
+    """
     total = hashlib.sha256()
     for path in map(Path, paths):
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         for file in files:
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            total.update(f"{name}\0{digest}\n".encode())
+            total.update(f"{name}\0{_digest(file)}\n".encode())
     return f"sha256:{total.hexdigest()}"
 
 
-def _provider(choice: Choice) -> str:
-    return f"{choice.distribution}=={choice.version}:{choice.name} = {choice.target}"
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        if file.suffix not in WEIGHTS:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        size = file.stat().st_size
+        start = stream.read(2**20)
+        stream.seek(max(0, size - 2**20))
+        end = stream.read()
+    return hashlib.sha256(b"%d %b %b" % (size, start, end)).hexdigest()
 
 
 def _value(value: Any) -> dict[str, Any]:
@@ -184,7 +178,3 @@ def _value(value: Any) -> dict[str, Any]:
     except (TypeError, ValueError):
         return {"object": f"{type(value).__module__}.{type(value).__qualname__}"}
     return {"value": value}
-
-
-def _shown(value: Any) -> str:
-    return "(none)" if value is None else str(value)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tkernel.errors import TkError
-from tkernel.facts import content_hash, memory_facts, read_facts
+from tkernel.facts import memory_facts, read_facts
 from tkernel.gguf_header import read_gguf_header
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8}
@@ -265,16 +265,16 @@ def test_the_content_hash_sees_config_tokenizer_and_weights_and_nothing_else(tmp
     folder = model(tmp_path, tokenizer__json="{}")
     weights = folder / "model.safetensors"
     weights.write_bytes(bytes(3 * 2**20))
-    seen = [content_hash(folder)]
+    seen = [read_facts(str(folder)).content_hash]
     (folder / "README.md").write_text("new")
-    assert content_hash(folder) == seen[0]
+    assert read_facts(str(folder)).content_hash == seen[0]
     (folder / "tokenizer.json").write_text('{"a": 1}')
-    seen.append(content_hash(folder))
+    seen.append(read_facts(str(folder)).content_hash)
     for position in (0, 3 * 2**20 - 1):
         with weights.open("r+b") as stream:
             stream.seek(position)
             stream.write(b"x")
-        seen.append(content_hash(folder))
+        seen.append(read_facts(str(folder)).content_hash)
     os.truncate(weights, 2**20)
-    seen.append(content_hash(folder))
+    seen.append(read_facts(str(folder)).content_hash)
     assert len(set(seen)) == len(seen)
