@@ -149,7 +149,9 @@ class OwnTemplate:
         marked = self._sheets.marked(conversation)
         layout = self._layout(marked, waiting)
         filled = fill(layout.text, marked.values)
-        needles = {value: (mark_of(number),) for number, value in enumerate(marked.values)}
+        needles: dict[Value, tuple[str, ...]] = {
+            value: (mark_of(number),) for number, value in enumerate(marked.values)
+        }
         if filled.text != rendered or MARK_START in rendered:
             # The template looks into contents: this conversation has a layout of its own, without marks.
             _refuse_special(marked.values, self.special)
