@@ -7,7 +7,7 @@ it), *preferred* (`--plugin X`, `plugins: [X]`), *matched* (its name is the fact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,25 +23,11 @@ from tkernel.pins import (
     Wanted,
     blocked_by,
     is_of,
-    named_by,
+    resolve,
     same_distribution,
-    unknown_pin,
-    use_names,
 )
-from tkernel.states import PluginState, plugin_states
 from tkernel.types.facts import ModelFacts
 from tkernel.types.plan import Choice, How, Plan
-
-__all__ = [
-    "DatasetWanted",
-    "Pins",
-    "PluginState",
-    "Selection",
-    "Wanted",
-    "choose",
-    "plugin_states",
-    "use_names",
-]
 
 KEYS = {
     "stage": "stage",
@@ -74,14 +60,17 @@ def choose(
     imports a plugin that was chosen, or that is preferred, to read its static facts: `default_template`
     and `media` of a model plugin, `accepts(facts) -> bool` of a preferred one.
     """
-    chooser = _Chooser(index, pins, facts, static)
-    chooser.model()
+    blocked = blocked_by(pins, index)
+    resolved, errors = resolve(pins, index, blocked)
+    chooser = _Chooser(index, blocked, resolved, facts, static, errors)
+    if facts is not None:
+        chooser.model(facts)
     chooser.named("adapter", selection.finetuning_type)
     chooser.template(selection.template)
     for dataset in selection.datasets:
         chooser.dataset(dataset)
     if facts is not None and (facts.is_multimodal or selection.needs_media):
-        chooser.media(selection.needs_media)
+        chooser.media(facts, selection.needs_media)
     chooser.named("stage", selection.stage)
     chooser.named("engine", selection.infer_backend)
     chooser.extensions()
@@ -89,115 +78,72 @@ def choose(
     return Plan(tuple(chooser.choices), tuple(chooser.active)), chooser.errors
 
 
+Candidate = tuple[str, How, str]
+"""A name that facts or a default call for, the rule that does, and the reason in words."""
+
+
 @dataclass
 class _Chooser:
     index: Index
-    given: Pins
+    blocked: dict[Entry, Wanted]
+    pins: list[Pin]
     facts: ModelFacts | None
     static: Callable[[Entry], Any]
+    errors: list[TkError]
     choices: list[Choice] = field(default_factory=list)
     active: list[Choice] = field(default_factory=list)
-    errors: list[TkError] = field(default_factory=list)
     used: set[Entry] = field(default_factory=set)
     taken: dict[str, Entry] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.blocked = blocked_by(self.given, self.index)
-        self.open = [entry for entry in self.index.entries if entry not in self.blocked]
-        self.pins: list[Pin] = []
-        aliases = use_names(self.index)
-        uses = [(use, aliases.get(use.name, use.name.removeprefix("use_"))) for use in self.given.uses]
-        for wanted, spec in [*((pin, pin.name) for pin in self.given.plugins), *uses]:
-            blocking = spec.startswith("no:")
-            entries, exact = named_by(spec.removeprefix("no:"), self.index.entries if blocking else self.open)
-            if not entries:
-                error = unknown_pin(wanted, spec.removeprefix("no:"), self.index, self.blocked)
-                if not (blocking and isinstance(error, BrokenPlugin)):  # it provides nothing, as wished
-                    self.errors.append(error)
-            elif not blocking:
-                self.pins.append(Pin(wanted, entries, exact))
-
     # -- one method a kind --------------------------------------------------------------------------
 
-    def model(self) -> None:
-        if self.facts is None:
-            return
-        model_type, default = self.facts.model_type, DEFAULTS["model"]
-        if self._preferred("model", (model_type, default)):
-            return
-        if hits := self._hits("model", model_type):
-            self._settle("model", model_type, hits, "matched", f"model_type is {model_type}")
-        else:
-            reason = f"default of models ({model_type} has none)"
-            self._settle("model", default, self._hits("model", default), "default", reason)
+    def model(self, facts: ModelFacts) -> None:
+        matched: Candidate = (facts.model_type, "matched", f"model_type is {facts.model_type}")
+        reason = f"default of models ({facts.model_type} has none)"
+        self._choose("model", None, [matched, (DEFAULTS["model"], "default", reason)])
 
     def named(self, kind: str, wanted: Wanted | None) -> None:
         """A kind that a key names and that has a default."""
-        if wanted is not None:
-            self._pinned(kind, wanted)
-        elif not self._preferred(kind, (DEFAULTS[kind],)):
-            name = DEFAULTS[kind]
-            self._settle(kind, name, self._hits(kind, name), "default", f"default of {kind}s")
+        self._choose(kind, wanted, [(DEFAULTS[kind], "default", f"default of {kind}s")])
 
     def template(self, wanted: Wanted | None) -> None:
-        brings = self.facts is not None and self.facts.chat_template is not None
-        named = None if brings else self._static("model", "default_template")
-        name = named or DEFAULTS["template"]
-        if wanted is not None:
-            self._pinned("template", wanted)
-        elif self._preferred("template", (name,)):
-            return
-        elif named:
-            reason = f"the model brings none; {self.taken['model']} names it"
-            self._settle("template", name, self._hits("template", name), "matched", reason)
-        else:
-            reason = "the model brings its chat template" if brings else "default of templates"
-            self._settle("template", name, self._hits("template", name), "default", reason)
+        candidate: Candidate = (DEFAULTS["template"], "default", "default of templates")
+        if self.facts is not None and self.facts.chat_template is not None:
+            candidate = (DEFAULTS["template"], "default", "the model brings its chat template")
+        elif name := self._fact(self.taken.get("model"), "default_template"):
+            candidate = (name, "matched", f"the model brings none; {self.taken['model']} names it")
+        self._choose("template", wanted, [candidate])
 
     def dataset(self, dataset: DatasetWanted) -> None:
-        columns = dataset.columns or ()
         if dataset.formatting is not None:
             self._pinned("dataset", Wanted(dataset.formatting, dataset.origin), dataset.name)
             return
-        if self._preferred("dataset", columns, dataset.name):
+        columns = dataset.columns or ()
+        candidates: list[Candidate] = [(c, "matched", f"the first row has a column {c!r}") for c in columns]
+        if self._found("dataset", candidates, dataset.name, dataset.origin):
             return
-        for column in columns:
-            if hits := self._hits("dataset", column):
-                reason = f"the first row has a column {column!r}"
-                self._settle("dataset", column, hits, "matched", reason, dataset.name, dataset.origin)
-                return
         seen = (
             f"its columns are {', '.join(columns)}" if columns else "its columns are not known before loading"
         )
+        hint = "Name its format with `formatting` in dataset_info.json; registered names and columns: "
         self.errors.append(
             NoProvider(
                 f"no dataset plugin reads {dataset.name!r}: {seen}.",
                 origin=dataset.origin,
-                hint="Name its format with `formatting` in dataset_info.json; "
-                f"registered names and columns: {self._names('dataset')}.",
+                hint=f"{hint}{self._names('dataset')}.",
             )
         )
 
-    def media(self, needed: bool) -> None:
-        assert self.facts is not None
-        named = self._static("model", "media")
-        model = self.taken.get("model")
-        names = [name for name in (named, self.facts.model_type) if name]
-        if self._preferred("media", names):
-            return
-        for name in names:
-            if hits := self._hits("media", name):
-                reason = f"{model} names it" if name == named else f"model_type is {name}"
-                self._settle("media", name, hits, "matched", reason)
-                return
-        if named or needed:
-            self.errors.append(
-                NoProvider(
-                    f"no media plugin serves models of type {self.facts.model_type}"
-                    + (f": {model} names {named!r}, which is not installed." if named else "."),
-                    hint=f"Installed: {self._names('media')}. Prefer one with `plugins: [media:NAME]`.",
-                )
-            )
+    def media(self, facts: ModelFacts, needed: bool) -> None:
+        model, candidates = self.taken.get("model"), list[Candidate]()
+        if named := self._fact(model, "media"):
+            candidates.append((named, "matched", f"{model} names it"))
+        candidates.append((facts.model_type, "matched", f"model_type is {facts.model_type}"))
+        if not self._found("media", candidates) and (named or needed):
+            lacks = f": {model} names {named!r}, which is not installed." if named else "."
+            hint = f"Installed: {self._names('media')}. Prefer one with `plugins: [media:NAME]`."
+            message = f"no media plugin serves models of type {facts.model_type}{lacks}"
+            self.errors.append(NoProvider(message, hint=hint))
 
     def extensions(self) -> None:
         for pin in self.pins:
@@ -205,61 +151,76 @@ class _Chooser:
             found = found if pin.exact else self._answering(pin, "extension", ())
             for name in dict.fromkeys(e.name for e in found if e not in self.used):
                 hits = [e for e in found if e.name == name]
-                self._settle("extension", name, hits, "extension", str(pin.wanted), None, pin.wanted.origin)
+                self._settle(hits, "extension", str(pin.wanted), None, pin.wanted.origin)
 
     def unused(self) -> None:
         """Every preference that no choice came from."""
         for pin in self.pins:
             if self.used.intersection(pin.entries):
                 continue
-            kinds = {e.kind for e in pin.entries}
             ways = [f"`{KEYS[e.kind]}: {e.base}`" for e in pin.entries if e.kind in KEYS]
             ways += [f"a model of type {e.base}" for e in pin.entries if e.kind == "model"]
             ways += [f"`plugins: [extension:{e.name}]`" for e in pin.entries if e.kind == "extension"]
             hint = f"It would be used with {' or '.join(dict.fromkeys(ways))}." if ways else None
-            if kinds == {"command"}:
+            if {e.kind for e in pin.entries} == {"command"}:
                 hint = f"It is a command: tk {pin.entries[0].name}"
             listed = ", ".join(f"{e.kind}:{e.name}" for e in pin.entries[:8])
-            self.errors.append(
-                UnusedPlugin(
-                    f"nothing in this run can use {pin.wanted.name!r}; it registers {listed}.",
-                    origin=pin.wanted.origin,
-                    hint=hint,
-                )
-            )
+            message = f"nothing in this run can use {pin.wanted.name!r}; it registers {listed}."
+            self.errors.append(UnusedPlugin(message, origin=pin.wanted.origin, hint=hint))
 
     # -- the rules ------------------------------------------------------------------------------------
 
+    def _choose(self, kind: str, wanted: Wanted | None, candidates: Sequence[Candidate]) -> None:
+        """By the setting, else by preference, else the first candidate that is installed."""
+        if wanted is not None:
+            self._pinned(kind, wanted)
+        elif not self._found(kind, candidates):
+            name, _, reason = candidates[-1]
+            self.errors.append(self._unknown(kind, Wanted(name), reason))
+
+    def _found(
+        self,
+        kind: str,
+        candidates: Sequence[Candidate],
+        subject: str | None = None,
+        origin: str | None = None,
+    ) -> bool:
+        """Settle by preference, else by the first candidate that is installed."""
+        if self._preferred(kind, [name for name, _, _ in candidates], subject):
+            return True
+        for name, how, reason in candidates:
+            hits = [e for e in self.index.find(kind, name) if e not in self.blocked and e.door is None]
+            if hits:
+                self._settle(hits, how, reason, subject, origin)
+                return True
+        return False
+
     def _pinned(self, kind: str, wanted: Wanted, subject: str | None = None) -> None:
         left, colon, name = wanted.name.rpartition(":")
-        entries = [
-            e for e in self.open if e.kind == kind and (not colon or same_distribution(e.distribution, left))
-        ]
+        entries = [e for e in self.index.entries if e.kind == kind and e not in self.blocked]
+        if colon:
+            entries = [e for e in entries if same_distribution(e.distribution, left)]
         preferred = {entry: pin for pin in self.pins for entry in pin.entries}
         variants = [e for e in entries if e.base == name and e.variant and e in preferred]
         plain = [e for e in entries if e.name == name and e.variant is None]
-        reason = f"{KEYS[kind]}: {wanted.name}"
-        if wanted.origin:
-            reason += f" at {wanted.origin}"
+        reason = f"{KEYS[kind]}: {wanted.name}" + (f" at {wanted.origin}" if wanted.origin else "")
         if variants:
             reason += f", and {preferred[variants[0]].wanted} is preferred"
-            self._settle(kind, name, variants, "preferred", reason, subject, wanted.origin)
+            self._settle(variants, "preferred", reason, subject, wanted.origin)
         elif plain:
             hits = [e for e in plain if e in preferred] or plain
-            self._settle(kind, name, hits, "pinned", reason, subject, wanted.origin)
+            self._settle(hits, "pinned", reason, subject, wanted.origin)
         else:
             self.errors.append(self._unknown(kind, wanted))
 
-    def _preferred(self, kind: str, names: Sequence[str], subject: str | None = None) -> bool:
+    def _preferred(self, kind: str, names: Sequence[str], subject: str | None) -> bool:
         """Settle by preference; `names` are what the facts or the default would call, the best first."""
         for exact in (True, False):
-            found: dict[Entry, Wanted] = {}
-            for pin in self.pins:
-                if pin.exact == exact:
-                    found |= dict.fromkeys(self._answering(pin, kind, names), pin.wanted)
-            for entry, wanted in found.items():
-                reason = f"{wanted} is preferred"
-                self._settle(kind, entry.name, list(found), "preferred", reason, subject, wanted.origin)
+            pins = [pin for pin in self.pins if pin.exact == exact]
+            found = {entry: pin.wanted for pin in pins for entry in self._answering(pin, kind, names)}
+            if found:
+                first = next(iter(found.values()))
+                self._settle(list(found), "preferred", f"{first} is preferred", subject, first.origin)
                 return True
         return False
 
@@ -271,13 +232,13 @@ class _Chooser:
             if hits:
                 return [e for e in hits if e.variant] or hits
         plain = [e for e in entries if e.variant is None]
+        # Naming the kernel's own distribution settles ties, nothing else.
+        foreign = [e for e in plain if e.distribution != PROJECT]
         if kind in ("model", "media") and not pin.exact:
             # A family's plugin serves its family; one that serves others too says which.
-            offered = [e for e in plain if e.distribution != PROJECT]
-            return [e for e in offered if self._accepts(e)]
+            return [e for e in foreign if self._accepts(e)]
         own = [e for e in plain if pin.exact or pin.wanted.name == e.name or is_of(e, e.name)]
-        # Naming the kernel's own distribution settles ties, nothing else.
-        offered = own or [e for e in plain if e.distribution != PROJECT]
+        offered = own or foreign
         if len({e.name for e in offered}) == 1 or len({e.target for e in offered if not e.door}) == 1:
             return offered if own else offered[:1]
         return []
@@ -291,29 +252,15 @@ class _Chooser:
             self.errors.append(BrokenPlugin(f"{entry}: `accepts` fails: {type(error).__name__}: {error}"))
             return False
 
-    def _hits(self, kind: str, name: str) -> list[Entry]:
-        return [e for e in self.open if e.kind == kind and e.name == name and e.door is None]
-
     def _settle(
-        self,
-        kind: str,
-        name: str,
-        hits: Sequence[Entry],
-        how: How,
-        reason: str,
-        subject: str | None = None,
-        origin: str | None = None,
+        self, hits: Sequence[Entry], how: How, reason: str, subject: str | None, origin: str | None
     ) -> None:
-        """Take the only one of `hits`, or say why there is none."""
-        if len(hits) == 1:
-            self._take(hits[0], how, reason, subject, origin)
-        elif hits:
-            self.used.update(hits)
-            self.errors.append(_ambiguous(kind, hits, origin))
-        else:
-            self.errors.append(self._unknown(kind, Wanted(name, origin), reason))
-
-    def _take(self, entry: Entry, how: How, reason: str, subject: str | None, origin: str | None) -> None:
+        """Take the only one of `hits`, or say that they are equals."""
+        self.used.update(hits)
+        if len(hits) > 1:
+            self.errors.append(_ambiguous(hits, origin))
+            return
+        entry = self.taken[hits[0].kind] = hits[0]
         choice = Choice(
             hook=KINDS.get(entry.kind, "*"),
             kind=entry.kind,
@@ -326,16 +273,12 @@ class _Chooser:
             subject=subject,
             origin=origin,
         )
-        self.used.add(entry)
-        self.taken[entry.kind] = entry
         (self.active if how == "extension" else self.choices).append(choice)
 
-    def _static(self, kind: str, attribute: str) -> Any:
-        """A static fact of the plugin taken for `kind`."""
-        entry = self.taken.get(kind)
-        return None if entry is None else self._fact(entry, attribute)
-
-    def _fact(self, entry: Entry, attribute: str) -> Any:
+    def _fact(self, entry: Entry | None, attribute: str) -> Any:
+        """A static fact of a plugin object, None if it has none; a plugin that cannot be loaded is an error."""
+        if entry is None:
+            return None
         try:
             return getattr(self.static(entry), attribute, None)
         except TkError as error:
@@ -351,41 +294,27 @@ class _Chooser:
 
     def _unknown(self, kind: str, wanted: Wanted, reason: str | None = None) -> NoProvider:
         name = wanted.name.rpartition(":")[2]
-        key = KEYS.get(kind)
-        for entry, pin in self.blocked.items():
-            if entry.kind == kind and entry.name == name:
-                return NoProvider(
-                    f"{entry} is needed and blocked by {pin}.",
-                    hint=f"Take out `{pin.name}`.",
-                    origin=wanted.origin,
-                )
         base, _, variant = name.partition(".")
-        if variant and self.index.find(kind, name):
-            hint = f"Write `{key}: {base}` and `plugins: [{variant}]`." if key else None
-            return NoProvider(
-                f"{kind}:{name} is a variant, used when {variant} is preferred.",
-                hint=hint,
-                origin=wanted.origin,
-            )
-        why = f" ({reason})" if reason else ""
-        close = did_you_mean(name, self.index.names(kind))
-        offer = f"If a distribution of its own provides it: pip install tk-{name.replace('_', '-')}"
-        return NoProvider(
-            f"no installed plugin is {kind}:{wanted.name}{why}.",
-            origin=wanted.origin,
-            hint=f"{close or offer}\n  Installed: {self._names(kind)}.",
-        )
+        blocked = next((e for e in self.blocked if e.kind == kind and e.name == name), None)
+        if blocked is not None:
+            pin = self.blocked[blocked]
+            message, hint = f"{blocked} is needed and blocked by {pin}.", f"Take out `{pin.name}`."
+        elif variant and self.index.find(kind, name):
+            message = f"{kind}:{name} is a variant, used when {variant} is preferred."
+            hint = f"Write `{KEYS[kind]}: {base}` and `plugins: [{variant}]`."
+        else:
+            message = f"no installed plugin is {kind}:{wanted.name}{f' ({reason})' if reason else ''}."
+            offer = f"If a distribution of its own provides it: pip install tk-{name.replace('_', '-')}"
+            hint = f"{did_you_mean(name, self.index.names(kind)) or offer}\n  Installed: {self._names(kind)}."
+        return NoProvider(message, hint=hint, origin=wanted.origin)
 
 
-def _ambiguous(kind: str, hits: Iterable[Entry], origin: str | None) -> AmbiguousProvider:
-    hits = list(hits)
+def _ambiguous(hits: Sequence[Entry], origin: str | None) -> AmbiguousProvider:
     owners = " and ".join(dict.fromkeys(e.owner for e in hits))
-    names = " and ".join(dict.fromkeys(f"{kind}:{e.name}" for e in hits))
-    if any(e.door for e in hits) or any(e.variant for e in hits):
-        line = "Take one of them out of `plugins:`."
-    else:
-        key = KEYS.get(kind)
+    names = " and ".join(dict.fromkeys(f"{e.kind}:{e.name}" for e in hits))
+    hint = "Take one of them out of `plugins:`."
+    if not any(e.door or e.variant for e in hits):
+        key = KEYS.get(hits[0].kind)
         specs = [f"{e.distribution}:{e.name}" for e in hits]
-        lines = [f"`{key}: {spec}`" if key else f"`plugins: [{spec}]`" for spec in specs]
-        line = f"Write {' or '.join(lines)}."
-    return AmbiguousProvider(f"{names} can be answered by {owners}.", hint=line, origin=origin)
+        hint = f"Write {' or '.join(f'`{key}: {s}`' if key else f'`plugins: [{s}]`' for s in specs)}."
+    return AmbiguousProvider(f"{names} can be answered by {owners}.", hint=hint, origin=origin)

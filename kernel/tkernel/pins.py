@@ -97,22 +97,36 @@ def blocked_by(pins: Pins, index: Index) -> dict[Entry, Wanted]:
     return {entry: pin for pin, spec in blocks for entry in named_by(spec, index.entries)[0]}
 
 
-def unknown_pin(wanted: Wanted, spec: str, index: Index, blocked: Mapping[Entry, Wanted]) -> TkError:
+def resolve(pins: Pins, index: Index, blocked: Mapping[Entry, Wanted]) -> tuple[list[Pin], list[TkError]]:
+    """The plugins that each preference stands for, and the preferences and blocks that name nothing."""
+    found: list[Pin] = []
+    errors: list[TkError] = []
+    free = [entry for entry in index.entries if entry not in blocked]
+    aliases = use_names(index)
+    uses = [(use, aliases.get(use.name, use.name.removeprefix("use_"))) for use in pins.uses]
+    for wanted, name in [*((pin, pin.name) for pin in pins.plugins), *uses]:
+        spec = name.removeprefix("no:")
+        blocking = spec != name
+        entries, exact = named_by(spec, index.entries if blocking else free)
+        if entries and not blocking:
+            found.append(Pin(wanted, entries, exact))
+        elif not entries:
+            error = _unknown_pin(wanted, spec, index, blocked)
+            if not (blocking and isinstance(error, BrokenPlugin)):  # it provides nothing, as wished
+                errors.append(error)
+    return found, errors
+
+
+def _unknown_pin(wanted: Wanted, spec: str, index: Index, blocked: Mapping[Entry, Wanted]) -> TkError:
     """Why a preference or a block names nothing: unreadable metadata, blocked, or a mistyped name."""
-    names = {normalise(spec), f"tk-{normalise(spec)}"}
+    origin = wanted.origin
     for problem in index.problems:
-        if normalise(problem.distribution) in names:
-            return BrokenPlugin(
-                f"the metadata of {problem}",
-                origin=wanted.origin,
-                hint=f"Run: pip install --force-reinstall {problem.distribution}",
-            )
+        if normalise(problem.distribution) in (normalise(spec), f"tk-{normalise(spec)}"):
+            hint = f"Run: pip install --force-reinstall {problem.distribution}"
+            return BrokenPlugin(f"the metadata of {problem}", origin=origin, hint=hint)
     for entry in named_by(spec, tuple(blocked))[0]:
-        return NoProvider(
-            f"{entry} is asked for and blocked by {blocked[entry]}.",
-            origin=wanted.origin,
-            hint="Take out one of the two.",
-        )
+        message = f"{entry} is asked for and blocked by {blocked[entry]}."
+        return NoProvider(message, origin=origin, hint="Take out one of the two.")
     known = {e.name for e in index.entries} | {e.variant for e in index.entries if e.variant}
     known |= set(index.distributions)
     left, colon, right = spec.rpartition(":")
@@ -120,11 +134,8 @@ def unknown_pin(wanted: Wanted, spec: str, index: Index, blocked: Mapping[Entry,
     if colon and (nearby := near(right, known)):
         close = f"Did you mean '{left}:{nearby[0]}'?"
     install = spec if spec.startswith("tk-") else f"tk-{right}"
-    return NoProvider(
-        f"no installed plugin or distribution is named {spec!r}.",
-        origin=wanted.origin,
-        hint=close or f"If it is a distribution of its own: pip install {install}",
-    )
+    hint = close or f"If it is a distribution of its own: pip install {install}"
+    return NoProvider(f"no installed plugin or distribution is named {spec!r}.", origin=origin, hint=hint)
 
 
 def same_distribution(distribution: str, spelled: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tkernel import lock
 from tkernel.activate import Active, Loader, activate
-from tkernel.choose import DatasetWanted, Selection, choose
+from tkernel.choose import choose
 from tkernel.config.bind import Bound, Owner, bind, run_options
 from tkernel.config.datasets import columns_of, resolve
 from tkernel.config.options import RunOptions
@@ -21,7 +21,7 @@ from tkernel.doors import object_entry, open_doors
 from tkernel.errors import ConfigError, Problem, TkError
 from tkernel.facts import memory_facts, read_facts
 from tkernel.index import Index, read_index
-from tkernel.pins import Pins, Wanted, use_names
+from tkernel.pins import DatasetWanted, Pins, Selection, Wanted, use_names
 from tkernel.trace import Trace
 from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts

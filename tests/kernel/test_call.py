@@ -11,8 +11,9 @@ import pytest
 from distributions import Site
 
 from tkernel.activate import Active, Loader, activate
-from tkernel.choose import Pins, Selection, Wanted, choose
+from tkernel.choose import choose
 from tkernel.errors import ExtensionMisbehaved, InvalidPlugin, PluginError, ProviderMisbehaved, SlotError
+from tkernel.pins import Pins, Selection, Wanted
 from tkernel.trace import Trace
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import AdapterRequest, ModelRequest, StageRequest
@@ -243,7 +244,7 @@ def test_an_extension_reads_its_own_bound_options(site: Site) -> None:
 def test_only_the_chosen_provider_is_called_though_several_are_active(site: Site) -> None:
     site.built_ins()
     loader, index = Loader(), site.index
-    from tkernel.choose import DatasetWanted
+    from tkernel.pins import DatasetWanted
 
     datasets = (DatasetWanted("a", "alpaca"), DatasetWanted("b", "instruction"))
     plan, _ = choose(Selection(datasets=datasets), FACTS, index, Pins(), loader)

@@ -9,10 +9,11 @@ import pytest
 from distributions import Site
 
 from tkernel.activate import Loader
-from tkernel.choose import DatasetWanted, Pins, Selection, Wanted, choose, use_names
+from tkernel.choose import choose
 from tkernel.doors import open_doors
 from tkernel.errors import AmbiguousProvider, BrokenPlugin, NoProvider, TkError, UnusedPlugin
 from tkernel.index import Entry
+from tkernel.pins import DatasetWanted, Pins, Selection, Wanted, use_names
 from tkernel.types.facts import ModelFacts
 from tkernel.types.plan import Plan
 

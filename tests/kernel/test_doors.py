@@ -10,9 +10,10 @@ import pytest
 from distributions import Site
 
 from tkernel.activate import Loader, activate
-from tkernel.choose import Pins, Selection, Wanted, choose
+from tkernel.choose import choose
 from tkernel.doors import is_door, object_entry, open_doors
 from tkernel.errors import BrokenPlugin, InvalidPlugin, NoProvider
+from tkernel.pins import Pins, Selection, Wanted
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import AdapterRequest
 

@@ -7,7 +7,9 @@ from distributions import Site
 PLAN = """
 import sys
 from tkernel.activate import Loader, activate
-from tkernel.choose import Pins, Selection, Wanted, choose, plugin_states
+from tkernel.choose import choose
+from tkernel.pins import Pins, Selection, Wanted
+from tkernel.states import plugin_states
 from tkernel.errors import TkError
 from tkernel.facts import read_facts
 from tkernel.index import read_index

@@ -8,8 +8,10 @@ from pathlib import Path
 from distributions import Site
 
 from tkernel.activate import Loader
-from tkernel.choose import Pins, Selection, Wanted, choose, plugin_states
+from tkernel.choose import choose
 from tkernel.index import read_index
+from tkernel.pins import Pins, Selection, Wanted
+from tkernel.states import plugin_states
 from tkernel.types.facts import ModelFacts
 
 
