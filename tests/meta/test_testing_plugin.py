@@ -91,3 +91,11 @@ def test_one_name_of_two_distributions_is_settled_by_its_distribution(tmp_path):
         assert find_plugin("template", "tk-two:twice").distribution == "tk-two"
     finally:
         sys.path.remove(str(tmp_path))
+
+
+def test_a_file_of_plugins_gives_the_one_of_the_kind(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from tk_demo_adapter import ADAPTER\nfrom tk_demo_template import TEMPLATE\n")
+    assert find_plugin("template", str(file)).object.name == "demo"
+    with pytest.raises(NoProvider):
+        find_plugin("stage", str(file))

@@ -23,9 +23,6 @@ from tkernel.testing import (
     AdapterContract, DatasetContract, EngineContract, MediaContract, ModelContract, StageContract,
     TemplateContract,
 )
-class TestHello(AdapterContract):
-    plugin = "hello"
-    trained = "norm"
 class TestModel(ModelContract):
     plugin = "demo"
 class TestAdapter(AdapterContract):
@@ -64,6 +61,7 @@ def python(*arguments, path, cwd):
 
 def test_each_keeps_the_contract_of_its_kind(installed, tmp_path):
     (tmp_path / "test_suites.py").write_text(SUITES)
+    shutil.copy(ROOT / "contrib" / "tk-hello" / "tests" / "test_hello.py", tmp_path)
     child = python("-m", "pytest", "-q", "-p", "no:cacheprovider", path=installed, cwd=tmp_path)
     assert child.returncode == 0, child.stdout + child.stderr
     assert "passed" in child.stdout

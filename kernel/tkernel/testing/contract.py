@@ -26,8 +26,8 @@ def find_plugin(kind: str, plugin: str) -> Entry:
 
     Args:
         kind: `model`, `adapter`, `dataset`, `template`, `media`, `stage` or `engine`.
-        plugin: the name of an installed entry point, `dist:name` where two register it, or
-            `pkg.mod:OBJECT`.
+        plugin: the name of an installed entry point, `dist:name` where two register it,
+            `pkg.mod:OBJECT`, or the path of a file, `./mine.py`.
 
     Raises:
         NoProvider: nothing of that name is installed; the message lists what is.
@@ -35,12 +35,12 @@ def find_plugin(kind: str, plugin: str) -> Entry:
         PluginError: it is broken, lacks a requirement, or breaks the rules of plugins.
     """
     index = read_index()
-    if is_door(plugin, index):
-        (entry,) = open_door(plugin)
-        return entry
     distribution, _, name = plugin.rpartition(":")
     wanted = normalise(distribution)
-    found = [e for e in index.find(kind, name) if wanted in ("", normalise(e.distribution))]
+    if is_door(plugin, index):
+        found = [entry for entry in open_door(plugin) if entry.kind == kind]
+    else:
+        found = [e for e in index.find(kind, name) if wanted in ("", normalise(e.distribution))]
     if len(found) > 1:
         names = sorted(entry.distribution for entry in found)
         raise AmbiguousProvider(

@@ -91,10 +91,9 @@ class DatasetContract(Contract):
 
     def load(self, file: Path, **options: Any) -> tuple[list[dict[str, Any]], DatasetReport, Any]:
         """Call the hook: its rows as dicts, the report, and the dataset itself."""
-        entry = DatasetEntry(
-            "contract", str(file), formatting=self.name, columns=self.columns, tags=self.tags,
-            ranking=self.rows == "preference",
-        )  # fmt: skip
+        ranking = self.rows == "preference"
+        declared: dict[str, Any] = {"columns": self.columns, "tags": self.tags, "ranking": ranking}
+        entry = DatasetEntry("contract", str(file), formatting=self.name, **declared)
         report = DatasetReport("contract")
         request = DatasetRequest(entry, report, self.rows, self.bound_options(**options))
         dataset = self.provider.load_dataset(request)
