@@ -50,6 +50,9 @@ RANGES: Mapping[str, Mapping[str, float]] = {
 }
 """Bounds that training arguments do not declare themselves."""
 
+TYPES: Mapping[str, Any] = {"resume_from_checkpoint": bool | str | None}
+"""Types that are wider than training arguments declare: true means the newest checkpoint."""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -194,6 +197,7 @@ def _argument_keys(arguments: Arguments | None) -> list[Key]:
     keys = []
     for item in arguments.fields.values():
         annotation = annotation_of(item.annotation, unknown=str if item.choices else Any)
+        annotation = TYPES.get(item.name, annotation)
         if item.default == "None":
             annotation = annotation | None if annotation is not Any else Any
         bounds = RANGES.get(item.name, {})

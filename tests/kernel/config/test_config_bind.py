@@ -63,6 +63,14 @@ def test_each_key_reaches_its_owner_in_its_type(arguments: Arguments) -> None:
     assert got.keys["seed"].owner == "the kernel"
 
 
+@pytest.mark.parametrize(
+    ("line", "value"), [("true", True), ("false", False), ("out/checkpoint-3", "out/checkpoint-3")]
+)
+def test_resuming_is_asked_for_by_true_or_by_a_path(line: str, value: object, arguments: Arguments) -> None:
+    got = bound(f"resume_from_checkpoint: {line}\n", arguments)
+    assert got.arguments == {"resume_from_checkpoint": value}
+
+
 MISTAKES = [
     ("learning_rate: abc", "learning_rate wants a number, not 'abc'"),
     ("learning_rate: -1e-4", "learning_rate must be at least 0, not -1e-4"),
