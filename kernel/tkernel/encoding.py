@@ -9,9 +9,8 @@ from typing import Any
 from tkernel.errors import TkError
 from tkernel.types.rendering import Segment
 
-_CACHE_LIMIT = (
-    4096  # the template's own texts are few; this only bounds templates that print dates and the like
-)
+# The template's own texts are few; this bounds those of templates that print the time.
+_CACHE_LIMIT = 4096
 
 
 class SegmentEncoder:
@@ -38,7 +37,7 @@ class SegmentEncoder:
         self._special.update(
             {text: None for text in tokenizer.all_special_tokens if text not in self._special}
         )
-        self._special_ids = {self.token_id(text) for text in self._special}
+        self._special_ids = {self._special_id(text) for text in self._special}
         # A special token that is matched after normalisation can be spelled in ways that no pattern lists.
         self._normalized = any(getattr(token, "normalized", False) for token in self._special.values())
         longest_first = sorted(filter(None, self._special), key=len, reverse=True)
@@ -46,13 +45,14 @@ class SegmentEncoder:
         self._constant: dict[str, list[int]] = {}
 
     def token_id(self, text: str) -> int:
-        """The id of the token named `text`; the unknown token's id where the tokenizer has that instead.
+        """The id of the token named `text`.
 
         Raises:
-            TkError: the vocabulary has no such token and no unknown token.
+            TkError: the vocabulary has no such token.
         """
         token_id = self.tokenizer.convert_tokens_to_ids(text)
-        if token_id is None:
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if token_id is None or (token_id == unknown and text != self.tokenizer.unk_token):
             raise TkError(
                 f"the tokenizer has no token {text!r}, which the template needs",
                 hint=f"Add it with `add_special_tokens: {text}`, or choose the template that belongs to the model.",
@@ -65,7 +65,7 @@ class SegmentEncoder:
         plans: list[tuple[str, list[int] | None]] = []
         for segment in segments:
             if segment.special:
-                plans.append(("", [self.token_id(segment.text)]))
+                plans.append(("", [self._special_id(segment.text)]))
             elif not segment.typed and segment.text in self._constant:
                 plans.append(("", self._constant[segment.text]))
             elif segment.typed and self._spells_special(segment):
@@ -84,6 +84,12 @@ class SegmentEncoder:
                 ids = self._guarded(segment)
             encoded.append(ids)
         return encoded
+
+    def _special_id(self, text: str) -> int:
+        """The id of a special segment; a tokenizer with an unknown token has that for tokens it lacks, as in
+        LLaMA-Factory."""
+        token_id = self.tokenizer.convert_tokens_to_ids(text)
+        return self.token_id(text) if token_id is None else int(token_id)
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
         """Each text as the tokenizer encodes it, without special tokens added around it."""

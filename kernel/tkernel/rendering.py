@@ -200,9 +200,8 @@ def _join(
     weights: list[float] = []
     spans: list[tuple[int, int, int, str]] = []
     last = len(turns) - 1
-    ended: int | None = (
-        None  # the label that ends the reply before: learned from the next prompt's first token
-    )
+    # What ends the reply before, if that is learned: the label of the next prompt's first token.
+    ended: int | None = None
     ended_weight = 1.0
     for number, (turn, (prompt, reply), (keep_prompt, keep_reply)) in enumerate(
         zip(turns, ids, kept, strict=True)

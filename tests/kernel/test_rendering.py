@@ -178,6 +178,14 @@ def test_a_stop_word_that_is_no_token_is_an_error() -> None:
     assert "add_special_tokens" in str(caught.value)
 
 
+def test_a_stop_word_is_never_the_unknown_token() -> None:
+    tokenizer: Any = CharacterTokenizer("<unk>", "</s>")
+    tokenizer.unk_token, tokenizer.unk_token_id = "<unk>", 0
+    tokenizer.convert_tokens_to_ids = lambda text: 1 if text == "</s>" else 0
+    with pytest.raises(TkError, match=r"no token '<\|end\|>'"):
+        SegmentRenderer("toy", tokenizer, turns_of, stop_words=("<|end|>",))
+
+
 def test_an_unknown_truncation_is_an_error_that_lists_those_there_are() -> None:
     with pytest.raises(TkError, match="no truncation policy 'middle'") as caught:
         renderer().encode([], truncation="middle")

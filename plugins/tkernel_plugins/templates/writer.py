@@ -67,7 +67,7 @@ class Writer:
             system = system + self.tools.describe(conversation.tools)
         written = self._fill(self.system, system, "system")
         if self.system_in_user:
-            return opening, Text(written[0].text, written[0].typed)
+            return opening, join("", [Text(segment.text, segment.typed) for segment in written])
         return opening + written, Text()
 
     def _prompt(self, asked: tuple[Message, ...], system: Text) -> list[Segment]:

@@ -59,6 +59,13 @@ def test_an_empty_list_of_tools_opens_a_system_block(renderer: Renderers) -> Non
     assert renderer("chatml").text(Conversation.from_row(row | {"tools": ""})).startswith("<|im_start|>user")
 
 
+def test_an_empty_list_of_tools_is_no_text_where_systems_go_into_the_first_message() -> None:
+    template = Template(name="mine", system_in_user=True)
+    conversation = question(Message("assistant", "b")).replace(empty_tools=True)
+    used = template.renderer(tiny.make_tokenizer())
+    assert used.text(conversation) == used.text(conversation.replace(empty_tools=False))
+
+
 def test_tools_follow_the_system_prompt_in_its_block(renderer: Renderers) -> None:
     asked = ask(Message("system", "Sys."), Message("user", "a"), Message("assistant", "b"), tools=True)
     assert renderer("qwen3").text(asked).startswith("<|im_start|>system\nSys.\n\n# Tools")
