@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pluggy
@@ -76,38 +77,37 @@ class _Registration:
         vars(self).update(hooks)
 
 
+@dataclass
 class _Running:
     """The state of one hook call, as the kernel's own wrappers between the extensions see it."""
 
-    def __init__(self, choice: Choice) -> None:
-        self.choice = choice
-        self.result: Any = None
-        self.error: BaseException | None = None
+    choice: Choice
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Active:
-    """The plugins of a plan, ready to be called."""
+    """The plugins of a plan, ready to be called; see `activate`."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        entries: dict[Choice, Entry],
-        bases: dict[Choice, Entry],
-        loader: Loader,
-        trace: Trace,
-    ) -> None:
+    def __init__(self, plan: Plan, index: Index, loader: Loader, trace: Trace) -> None:
         self.plan = plan
         self.trace = trace
-        self.manager = pluggy.PluginManager(PROJECT)
-        self.manager.add_hookspecs(hookspecs)
-        self._entries = entries
         self._loader = loader
-        self._bases = bases
+        self._entries = {choice: entry_of(choice, index) for choice in (*plan.choices, *plan.extensions)}
+        self._bases = {
+            entry: base_of(entry, index)
+            for entry in self._entries.values()
+            if entry.variant is not None and entry.kind in KINDS
+        }
+        loader.load_all([*self._entries.values(), *self._bases.values()])
         self._options: dict[str, Any] = {}
         self._providers: dict[int, _Registration] = {}
         self._running: list[_Running] = []
         self._begun = False
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(hookspecs)
         self._register()
+        self.check_import_order()
 
     def object(self, choice: Choice) -> Any:
         """The plugin object of a choice."""
@@ -115,8 +115,8 @@ class Active:
 
     def options_class(self, choice: Choice) -> type[Any] | None:
         """The `Options` of a choice, None if it declares none; a variant has those of what it varies."""
-        entry = self._bases.get(choice, self._entries[choice])
-        options: type[Any] | None = getattr(self._loader(entry), "Options", None)
+        entry = self._entries[choice]
+        options: type[Any] | None = getattr(self._loader(self._bases.get(entry, entry)), "Options", None)
         return options
 
     def bind(self, extension: Choice, options: Any) -> None:
@@ -134,7 +134,7 @@ class Active:
             return
         self.check_import_order()
         for entry in self._entries.values():
-            for module in _import_first(self._loader(entry)):
+            for module in getattr(self._loader(entry), "import_first", ()):
                 try:
                     importlib.import_module(module)
                 except Exception as error:
@@ -148,7 +148,7 @@ class Active:
         """Raise `ImportedTooLate` if a module of `import_first` cannot come first any more."""
         for entry in self._entries.values():
             plugin = self._loader(entry)
-            missing = [name for name in _import_first(plugin) if name not in sys.modules]
+            missing = [name for name in getattr(plugin, "import_first", ()) if name not in sys.modules]
             later = [name for name in getattr(plugin, "import_before", IMPORT_BEFORE) if name in sys.modules]
             if missing and later:
                 raise ImportedTooLate(
@@ -171,7 +171,7 @@ class Active:
         self.begin()
         hook = choice.hook
         provider = self._providers[id(self.object(choice))]
-        caller = self.manager.subset_hook_caller(
+        caller = self._manager.subset_hook_caller(
             hook, [other for other in self._providers.values() if other is not provider]
         )
         arguments = {"request": request} if bundle is None else {"bundle": bundle, "request": request}
@@ -210,23 +210,28 @@ class Active:
             if id(plugin) not in self._providers:
                 registration = self._providers[id(plugin)] = _Registration(self._hooks(choice))
                 name = f"{choice.kind}:{choice.name}@{choice.distribution}:{choice.target}"
-                self.manager.register(registration, name)
-        self.manager.register(
+                self._manager.register(registration, name)
+        self._manager.register(
             _Registration({hook: self._innermost(hook) for hook in RESULTS}), "kernel: innermost check"
         )
         for choice in reversed(self.plan.extensions):
             hooks = self._hooks(choice)
             name = f"extension:{choice.name}@{choice.distribution}:{choice.target}"
-            self.manager.register(_Registration(hooks), name)
+            self._manager.register(_Registration(hooks), name)
             around = {hook: self._around(hook, self._entries[choice]) for hook in hooks}
-            self.manager.register(_Registration(around), f"kernel: check around {name}")
+            self._manager.register(_Registration(around), f"kernel: check around {name}")
 
     def _innermost(self, hook: str) -> Callable[..., Any]:
         def innermost() -> Generator[None, Any, Any]:
             running = self._running[-1]
             try:
                 result = yield
-                self._check_result(running, result)
+                if missing := missing_attributes(hook, result):
+                    lacks = f"a {type(result).__name__} from {hook}, which has no {', '.join(missing)}"
+                    raise ProviderMisbehaved(
+                        f"{self._entries[running.choice]} returned {f'None from {hook}' if result is None else lacks}.",
+                        hint=f"See the docstring of tkernel.hookspecs.{hook} for what it returns.",
+                    )
             except BaseException as error:
                 running.error = error
                 raise
@@ -234,17 +239,6 @@ class Active:
             return result
 
         return hookimpl(wrapper=True, specname=hook)(innermost)
-
-    def _check_result(self, running: _Running, result: Any) -> None:
-        choice = running.choice
-        missing = missing_attributes(choice.hook, result)
-        if missing:
-            returned = "None" if result is None else f"a {type(result).__name__}"
-            what = "" if result is None else f", which has no {', '.join(missing)}"
-            raise ProviderMisbehaved(
-                f"{self._entries[choice]} returned {returned} from {choice.hook}{what}.",
-                hint=f"See the docstring of tkernel.hookspecs.{choice.hook} for what it returns.",
-            )
 
     def _around(self, hook: str, extension: Entry) -> Callable[..., Any]:
         def around() -> Generator[None, Any, Any]:
@@ -279,17 +273,7 @@ def activate(plan: Plan, index: Index, loader: Loader | None = None, trace: Trac
         PluginError: the first one that is wrong: API range and requirements of all plugins come
             before the import of any.
     """
-    loader = loader or Loader()
-    entries = {choice: entry_of(choice, index) for choice in (*plan.choices, *plan.extensions)}
-    bases = {
-        choice: base_of(entry, index)
-        for choice, entry in entries.items()
-        if entry.variant is not None and entry.kind in KINDS
-    }
-    loader.load_all([*entries.values(), *bases.values()])
-    active = Active(plan, entries, bases, loader, trace or Trace())
-    active.check_import_order()
-    return active
+    return Active(plan, index, loader or Loader(), trace or Trace())
 
 
 def entry_of(choice: Choice, index: Index) -> Entry:
@@ -316,7 +300,3 @@ def base_of(entry: Entry, index: Index) -> Entry:
             hint=f"Install the distribution that registers {entry.kind}:{entry.base}.",
         )
     return next((base for base in bases if base.distribution == PROJECT), bases[0])
-
-
-def _import_first(plugin: Any) -> tuple[str, ...]:
-    return tuple(getattr(plugin, "import_first", ()))

@@ -109,12 +109,6 @@ class Index:
         """Sorted names of a kind, without variants."""
         return tuple(sorted({e.name for e in self.entries if e.kind == kind and e.variant is None}))
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds that have a plugin, in the order of the hooks."""
-        present = {entry.kind for entry in self.entries}
-        return tuple(kind for kind in ALL_KINDS if kind in present)
-
     @cached_property
     def distributions(self) -> Mapping[str, str]:
         """Distributions that have plugins: name -> version."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tkernel import hookspecs
@@ -45,12 +44,6 @@ def implementations(plugin: object) -> list[Implementation]:
     return found
 
 
-@cache
-def hook_arguments(hook: str) -> tuple[str, ...]:
-    """Names of the arguments of a hook."""
-    return tuple(inspect.signature(getattr(hookspecs, hook)).parameters)
-
-
 def check_shape(entry: Entry, plugin: object) -> list[Implementation]:
     """The hook implementations of `plugin`.
 
@@ -60,99 +53,86 @@ def check_shape(entry: Entry, plugin: object) -> list[Implementation]:
     """
     if entry.kind == "command":
         return []
-    if inspect.isclass(plugin):
-        raise InvalidPlugin(
-            f"{entry} is the class {plugin.__name__}; a plugin is an instance.",
-            hint=f"Write PLUGIN = {plugin.__name__}() and name that: `{entry.target.partition(':')[0]}:PLUGIN`.",
-        )
     found = implementations(plugin)
-    for implementation in found:
-        _check_known(entry, implementation)
-    if entry.kind == "extension":
-        _check_extension(entry, found)
-    else:
-        _check_provider(entry, found, plugin)
-    if not isinstance(getattr(plugin, "name", None), str):
-        raise InvalidPlugin(f"{entry} has no `name`.", hint=f'Add the attribute: name = "{entry.base}"')
-    _check_options(entry, getattr(plugin, "Options", None))
+    for message, hint in _mistakes(entry, plugin, found):
+        raise InvalidPlugin(f"{entry}{message}", hint=hint)
     return found
 
 
-def _check_known(entry: Entry, implementation: Implementation) -> None:
+Mistakes = Iterator[tuple[str, str]]
+"""What is wrong with a plugin, after its name, and how to mend it."""
+
+
+def _mistakes(entry: Entry, plugin: object, found: Sequence[Implementation]) -> Mistakes:
+    if inspect.isclass(plugin):
+        module = entry.target.partition(":")[0]
+        hint = f"Write PLUGIN = {plugin.__name__}() and name that: `{module}:PLUGIN`."
+        yield f" is the class {plugin.__name__}; a plugin is an instance.", hint
+    for implementation in found:
+        yield from _of_signature(implementation)
+    yield from _of_extension(found) if entry.kind == "extension" else _of_provider(entry, plugin, found)
+    if not isinstance(getattr(plugin, "name", None), str):
+        yield " has no `name`.", f'Add the attribute: name = "{entry.base}"'
+    yield from _of_options(entry, getattr(plugin, "Options", None))
+
+
+def _of_signature(implementation: Implementation) -> Mistakes:
     hook = implementation.hook
     if hook not in KIND_OF_HOOK:
-        raise InvalidPlugin(
-            f"{entry} implements {hook!r}, which is no hook.",
-            hint=did_you_mean(hook, KIND_OF_HOOK) or f"The hooks are {', '.join(KIND_OF_HOOK)}.",
-        )
-    known = hook_arguments(hook)
+        hooks = ", ".join(KIND_OF_HOOK)
+        hint = did_you_mean(hook, KIND_OF_HOOK) or f"The hooks are {hooks}."
+        yield f" implements {hook!r}, which is no hook.", hint
+        return
+    known = inspect.signature(getattr(hookspecs, hook)).parameters
     for name, parameter in inspect.signature(implementation.function).parameters.items():
         if name not in known and parameter.default is parameter.empty:
-            raise InvalidPlugin(
-                f"{entry}: {hook} takes no argument {name!r}; its arguments are {', '.join(known)}.",
-                hint=did_you_mean(name, known) or f"Take it out of the signature of {hook}.",
-            )
+            message = f": {hook} takes no argument {name!r}; its arguments are {', '.join(known)}."
+            yield message, did_you_mean(name, known) or f"Take it out of the signature of {hook}."
 
 
-def _check_provider(entry: Entry, found: list[Implementation], plugin: object) -> None:
+def _of_provider(entry: Entry, plugin: object, found: Sequence[Implementation]) -> Mistakes:
     wanted = KINDS[entry.kind]
+    answers = f"; a plugin of kind {entry.kind} answers {wanted}."
     for implementation in found:
+        hook = implementation.hook
         if implementation.is_wrapper:
-            raise InvalidPlugin(
-                f"{entry} wraps {implementation.hook}; a plugin of kind {entry.kind} answers {wanted}.",
-                hint="Take away `wrapper=True`, or register it in the group `tkernel.extension`.",
-            )
-        if implementation.hook != wanted:
-            raise InvalidPlugin(
-                f"{entry} implements {implementation.hook}; a plugin of kind {entry.kind} answers {wanted}.",
-                hint=f"Register it in the group `tkernel.{KIND_OF_HOOK[implementation.hook]}`.",
-            )
+            hint = "Take away `wrapper=True`, or register it in the group `tkernel.extension`."
+            yield f" wraps {hook}{answers}", hint
+        elif hook != wanted:
+            hint = f"Register it in the group `tkernel.{KIND_OF_HOOK[hook]}`."
+            yield f" implements {hook}{answers}", hint
     if not found:
         unmarked = callable(getattr(plugin, wanted, None))
-        raise InvalidPlugin(
-            f"{entry} implements no hook; a plugin of kind {entry.kind} answers {wanted}.",
-            hint=f"Put @hookimpl on its method {wanted}." if unmarked else f"Add a method {wanted}.",
-        )
+        hint = f"Put @hookimpl on its method {wanted}." if unmarked else f"Add a method {wanted}."
+        yield f" implements no hook{answers}", hint
     if len(found) > 1:
-        raise InvalidPlugin(f"{entry} implements {wanted} twice.", hint="Take away one of the two.")
+        yield f" implements {wanted} twice.", "Take away one of the two."
 
 
-def _check_extension(entry: Entry, found: list[Implementation]) -> None:
+def _of_extension(found: Sequence[Implementation]) -> Mistakes:
     for implementation in found:
         hook, options = implementation.hook, implementation.options
         if not options.get("wrapper"):
-            raise InvalidPlugin(
-                f"{entry} answers {hook}; an extension wraps hooks.",
-                hint="Write @hookimpl(wrapper=True), and let the method yield once.",
-            )
+            hint = "Write @hookimpl(wrapper=True), and let the method yield once."
+            yield f" answers {hook}; an extension wraps hooks.", hint
         if not inspect.isgeneratorfunction(implementation.function):
-            raise InvalidPlugin(
-                f"{entry}: its {hook} does not yield, so that the provider would never be called.",
-                hint="Write `result = yield` and end with `return result`.",
-            )
+            hint = "Write `result = yield` and end with `return result`."
+            yield f": its {hook} does not yield, so that the provider would never be called.", hint
         if options.get("tryfirst") or options.get("trylast"):
-            raise InvalidPlugin(
-                f"{entry}: its {hook} asks for a place among the wrappers.",
-                hint="Take away tryfirst and trylast: wrappers nest in the order of `plugins:`.",
-            )
+            hint = "Take away tryfirst and trylast: wrappers nest in the order of `plugins:`."
+            yield f": its {hook} asks for a place among the wrappers.", hint
     if not found:
-        raise InvalidPlugin(
-            f"{entry} wraps no hook.",
-            hint=f"Put @hookimpl(wrapper=True) on one of {', '.join(KIND_OF_HOOK)}.",
-        )
+        yield " wraps no hook.", f"Put @hookimpl(wrapper=True) on one of {', '.join(KIND_OF_HOOK)}."
 
 
-def _check_options(entry: Entry, options: object) -> None:
+def _of_options(entry: Entry, options: object) -> Mistakes:
     if options is None:
         return
     if not (inspect.isclass(options) and dataclasses.is_dataclass(options)):
-        raise InvalidPlugin(f"{entry}: `Options` is no dataclass.", hint="Put @dataclass(frozen=True) on it.")
-    if not options.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise InvalidPlugin(
-            f"{entry}: `Options` can be changed after binding.", hint="Write @dataclass(frozen=True)."
-        )
+        yield ": `Options` is no dataclass.", "Put @dataclass(frozen=True) on it."
+    elif not options.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        yield ": `Options` can be changed after binding.", "Write @dataclass(frozen=True)."
     if entry.variant is not None:
-        raise InvalidPlugin(
-            f"{entry} declares `Options`; a variant takes those of {entry.kind}:{entry.base}.",
-            hint="Take them away, or give the further keys to an extension.",
-        )
+        base = f"{entry.kind}:{entry.base}"
+        hint = "Take them away, or give the further keys to an extension."
+        yield f" declares `Options`; a variant takes those of {base}.", hint

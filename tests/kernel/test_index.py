@@ -40,7 +40,8 @@ def test_finding_names_kinds_and_distributions(site: Site) -> None:
     index = site.index
     assert [entry.distribution for entry in index.find("adapter", "lora")] == ["tk-a", "tkernel"]
     assert index.names("adapter") == ("a", "full", "lora")
-    assert index.kinds == ("model", "adapter", "dataset", "template", "stage", "engine", "extension")
+    kinds = {entry.kind for entry in index.entries}
+    assert kinds == {"model", "adapter", "dataset", "template", "stage", "engine", "extension"}
     assert index.distributions == {"tk-a": "0.1", "tkernel": "1.0.0"}
 
 
