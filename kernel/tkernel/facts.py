@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from tkernel.config.suggest import did_you_mean
 from tkernel.errors import TkError
 from tkernel.gguf_header import read_gguf_header
 from tkernel.lock import WEIGHTS, content_hash
+from tkernel.module_file import file_of
 from tkernel.types.facts import ModelFacts
 
 DEFINING = (
@@ -178,22 +178,18 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _in_package(name: str) -> Path:
     package, _, rest = name.removeprefix("package:").partition("/")
-    try:
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    except ValueError:
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
+    file = file_of(package)
+    if file is None or file.stem != "__init__":
         raise ModelNotFound(
             f"The package {package!r} of {name} is not installed.",
             hint=f"Run: pip install {package.replace('_', '-')}",
         )
-    roots = [Path(folder) for folder in spec.submodule_search_locations]
-    for root in roots:
-        path = (root / rest).resolve()
-        if path.exists() and path.is_relative_to(root.resolve()):
-            return path
-    near = did_you_mean(rest, (p.name for root in roots for p in root.iterdir()))
-    raise ModelNotFound(f"The package {package} has no {rest!r}.", hint=near or f"It is in {roots[0]}.")
+    root = file.parent.resolve()
+    path = (root / rest).resolve()
+    if path.exists() and path.is_relative_to(root):
+        return path
+    near = did_you_mean(rest, (inside.name for inside in root.iterdir()))
+    raise ModelNotFound(f"The package {package} has no {rest!r}.", hint=near or f"It is in {root}.")
 
 
 def _is_hub_id(name: str) -> bool:

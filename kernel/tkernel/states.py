@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import all_suffixes
 from typing import Literal
 
 from tkernel.errors import IncompatibleApi
 from tkernel.index import Entry, Index
+from tkernel.module_file import file_of
 from tkernel.pins import Pins, blocked_by
 from tkernel.requirements import installed_version, unmet
 from tkernel.types.plan import Plan
@@ -42,7 +40,7 @@ def plugin_states(index: Index, plan: Plan | None = None, pins: Pins | None = No
     blocked = blocked_by(pins or Pins(), index)
     choices = (*plan.choices, *plan.extensions) if plan else ()
     chosen = {(c.kind, c.name, c.distribution, c.target) for c in choices}
-    version_of, found = cache(installed_version), cache(_module_found)
+    version_of, found = cache(installed_version), cache(file_of)
 
     def state(entry: Entry) -> tuple[State, str]:
         if (entry.kind, entry.name, entry.distribution, entry.target) in chosen:
@@ -53,41 +51,20 @@ def plugin_states(index: Index, plan: Plan | None = None, pins: Pins | None = No
             which: State = "incompatible" if isinstance(error, IncompatibleApi) else "broken"
             return which, " ".join(filter(None, (error.message, error.hint)))
         module = entry.target.partition(":")[0]
-        if entry.door is None and not found(module):
-            return (
-                "broken",
-                f"There is no module {module}; run: pip install --force-reinstall {entry.distribution}",
-            )
+        if entry.door is None and found(module) is None:
+            remedy = f"pip install --force-reinstall {entry.distribution}"
+            return "broken", f"There is no module {module}; run: {remedy}"
         others = [e for e in index.find(entry.kind, entry.name) if e != entry and e not in blocked]
         if others:
             owners = ", ".join(e.owner for e in others)
             return "shadowed", f"{owners} registers it too; say {entry.distribution}:{entry.name}"
         return "available", ""
 
-    rows = [PluginState(e.kind, e.name, e.distribution, e.version, *state(e)) for e in index.entries]
-    rows += [
-        PluginState(
-            e.kind,
-            e.name,
-            e.distribution,
-            e.version,
-            "shadowed",
-            f"another copy comes first; this one is in {e.location}",
-        )
-        for e in index.shadowed
-    ]
+    def row(entry: Entry, state: State, detail: str) -> PluginState:
+        return PluginState(entry.kind, entry.name, entry.distribution, entry.version, state, detail)
+
+    rows = [row(entry, *state(entry)) for entry in index.entries]
+    other = "another copy comes first; this one is in"
+    rows += [row(entry, "shadowed", f"{other} {entry.location}") for entry in index.shadowed]
     rows += [PluginState("", "", p.distribution, p.version, "broken", str(p)) for p in index.problems]
     return sorted(rows, key=lambda row: (row.kind, row.name, row.distribution, row.version))
-
-
-def _module_found(module: str) -> bool:
-    """Whether there is a file for `module`, its parents not imported."""
-    top, *rest = module.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return False
-    if spec is None or not rest:
-        return spec is not None
-    paths = [os.path.join(folder, *rest) for folder in spec.submodule_search_locations or ()]
-    return any(os.path.isdir(p) or any(os.path.isfile(p + end) for end in all_suffixes()) for p in paths)

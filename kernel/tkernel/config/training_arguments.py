@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tkernel.errors import MissingRequirement
+from tkernel.module_file import file_of
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Sources:
             if metadata.get("const") is True and "bool" not in written:
                 written = f"{written} | bool"
         choices = choices or tuple(self._enum_values(module, annotation))
-        return Argument(name, written, default, str(_path(module)), choices)
+        return Argument(name, written, default, str(file_of(module)), choices)
 
     def _enum_values(self, module: str, annotation: ast.expr) -> Iterator[str]:
         for node in ast.walk(annotation):
@@ -138,8 +138,9 @@ class _Sources:
 
     def _read(self, module: str) -> _Module | None:
         if module not in self._modules:
-            path = _path(module)
-            self._modules[module] = _names(module, path) if path else None
+            standard = module.partition(".")[0] in sys.stdlib_module_names
+            path = None if standard else file_of(module)
+            self._modules[module] = _names(module, path) if path and path.suffix == ".py" else None
         return self._modules[module]
 
 
@@ -168,27 +169,6 @@ def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
             yield from _statements([*node.body, *handlers, *node.orelse])
         else:
             yield node
-
-
-def _path(module: str) -> Path | None:
-    """The source file of a module outside the standard library, or None."""
-    package, *rest = module.split(".")
-    if not package or package in sys.stdlib_module_names:
-        return None
-    try:
-        spec = importlib.util.find_spec(package)
-    except ValueError:  # a module in sys.modules that has no spec
-        return None
-    if spec is None:
-        return None
-    if not spec.submodule_search_locations:
-        return Path(spec.origin) if spec.origin and not rest else None
-    for folder in spec.submodule_search_locations:
-        path = Path(folder, *rest)
-        for file in (path.with_suffix(".py") if rest else path / "__init__.py", path / "__init__.py"):
-            if file.is_file():
-                return file
-    return None
 
 
 def _metadata(metadata: ast.expr | None) -> dict[str, Any]:
