@@ -67,7 +67,7 @@ def _section(match: re.Match[str]) -> str:
     """Items `name: text` become a list; other text follows the word."""
     body = inspect.cleandoc(match[2])
     items = re.split(r"\n(?=\w[\w, ]*: )", body)
-    if not all(re.match(r"\w[\w, ]*: ", item) for item in items):
+    if match[1] == "Returns" or not all(re.match(r"\w[\w, ]*: ", item) for item in items):
         return f"**{match[1]}** {' '.join(body.split())}\n"
     listed = []
     for item in items:
@@ -83,7 +83,7 @@ def _section(match: re.Match[str]) -> str:
 def register(kind: str) -> Mapping[str, tuple[str, ...]]:
     """`module:object` of the built-in plugins of a kind -> their names, from setup.cfg."""
     parser = configparser.ConfigParser()
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.optionxform = str
     parser.read(ROOT / "setup.cfg", encoding="utf-8")
     found: dict[str, tuple[str, ...]] = {}
     for line in parser["options.entry_points"].get(f"tkernel.{kind}", "").split("\n"):

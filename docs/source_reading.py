@@ -64,7 +64,7 @@ def tree_of(module: str) -> ast.Module:
 
 def docstring(node: ast.AST) -> str:
     """The docstring without its indentation."""
-    return inspect.cleandoc(ast.get_docstring(node, clean=True) or "")  # type: ignore[arg-type]
+    return inspect.cleandoc(ast.get_docstring(node, clean=True) or "")
 
 
 def classes(module: str) -> Iterator[Class]:

@@ -105,7 +105,7 @@ def _encode(
         first = "\n".join(f"  {rejection}" for rejection in counts.positions)
         raise DataError(
             f"no sample of dataset {loaded.entry.name!r} can be used\n{first}",
-            hint="Is `cutoff_len` long enough? `tk data view` shows how rows are rendered.",
+            hint="Is `cutoff_len` long enough, and does every row have a reply?",
         )
     return table
 

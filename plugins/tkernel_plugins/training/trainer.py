@@ -216,7 +216,7 @@ def _non_finite(loss: float, step: int, origin: Sequence[Any], *, training: bool
     when = f"in step {step}" if training else f"in the evaluation after step {step - 1}"
     return NonFiniteLoss(
         f"the loss is {loss} {when}; the micro-batch holds {where}",
-        hint="Look at these rows with `tk data view`; if they are sound, the weights diverged before: lower "
+        hint="Look at these rows; if they are sound, the weights diverged before: lower "
         "`learning_rate`, or use `bf16` instead of `fp16`.",
     )
 
