@@ -12,8 +12,7 @@ from typing import Any
 
 from tkernel.config.convert import annotation_of, convert
 from tkernel.config.options import RunOptions
-from tkernel.config.read import Setting
-from tkernel.config.renames import RENAMES, Rename
+from tkernel.config.renames import rename
 from tkernel.config.settle import Settings
 from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.config.unknown import explain
@@ -92,6 +91,8 @@ class Bound:
     """Variables that replace dropped arguments; to be set before the stage runs."""
     notes: tuple[str, ...]
     """What the user should know: renamed keys, keys that ask for nothing. Each once."""
+    settings: Settings
+    """The settings under today's names of training arguments."""
     keys: Mapping[str, Key]
     """Every key that could have been set, with its owner."""
     instances: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +144,7 @@ def bind(
         if other is not None and other.declared_by not in (None, key.declared_by):
             found.append(_two_owners(other, key))
         keys[key.name] = key
-    settings, environment = _rename(settings, keys, found, notes)
+    settings, environment = rename(settings, keys, found, notes)
     run = RunOptions(**_values(settings, kernel, found))
     instances: dict[str, Any] = {}
     for owner in owners:
@@ -161,7 +162,7 @@ def bind(
         notes += accepted
     if found:
         raise ConfigError(sorted(dict.fromkeys(found), key=_place))
-    return Bound(run, typed, environment, tuple(dict.fromkeys(notes)), keys, instances)
+    return Bound(run, typed, environment, tuple(dict.fromkeys(notes)), settings, keys, instances)
 
 
 def _keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[str, Key]:
@@ -221,11 +222,10 @@ def _values(settings: Settings, keys: Mapping[str, Key], problems: list[Problem]
 def _instance(owner: Owner, values: Mapping[str, Any], settings: Settings, problems: list[Problem]) -> Any:
     """The options object; what its `__post_init__` refuses is a problem at the first set key that it names."""
     assert owner.options is not None
-    refused: Sequence[Problem] = ()
     try:
         return owner.options(**values)
     except ConfigError as error:
-        refused = error.problems
+        refused = list(error.problems)
     except TkError as error:
         refused = [Problem(error.message, hint=error.hint)]
     except (ValueError, TypeError) as error:
@@ -247,57 +247,7 @@ def _two_owners(first: Key, second: Key) -> Problem:
     return Problem(message, key=first.name, hint=hint)
 
 
-def _rename(
-    settings: Settings, keys: Mapping[str, Key], problems: list[Problem], notes: list[str]
-) -> tuple[Settings, dict[str, str]]:
-    """Settings under the names of the installed training arguments, and variables for those without one."""
-    kept: list[Setting] = []
-    environment: dict[str, str] = {}
-    has_arguments = any(key.declared_by is None for key in keys.values())
-    for name in settings:
-        setting = settings.setting(name)
-        rename = None if name in keys or not has_arguments else RENAMES.get(name)
-        if rename is None or (rename.new and rename.new[0] != "$" and rename.new not in keys):
-            kept.append(setting)
-        elif rename.new is None:
-            problem, note = _only_behaviour(setting, rename)
-            problems += [problem] if problem else []
-            notes += [note] if note else []
-        elif rename.new in settings:
-            message = f"{name} is an older name of {rename.new}, which {settings.origin(rename.new)} sets too"
-            problems.append(Problem(message, setting.origin, name, "Keep one of the two."))
-        elif rename.new.startswith("$"):
-            if setting.value is not None:
-                environment[rename.new[1:]] = str(setting.value)
-                notes.append(f"{setting.origin}: {name} is now the environment variable {rename.new[1:]}")
-        else:
-            value, problem = setting.value, None
-            if rename.type is not None:
-                value, problem = convert(setting, rename.type, rename.bounds)
-            if problem is not None:
-                problems.append(problem)
-                continue
-            value = rename.values(value) if rename.values else value
-            text = None if rename.values else setting.text
-            kept.append(Setting(rename.new, value, setting.origin, text))
-            notes.append(f"{setting.origin}: {name} is now {rename.new}{_because(rename)}")
-    return Settings([kept]), environment
-
-
-def _only_behaviour(setting: Setting, rename: Rename) -> tuple[Problem | None, str | None]:
-    value = convert(setting, bool | None, {})[0] if isinstance(rename.same[0], bool) else setting.value
-    if value in rename.same:
-        note = f"{setting.origin}: {setting.key} is no longer needed{_because(rename)}"
-        return None, None if value is None else note
-    message = f"{setting.key} is gone from transformers{_because(rename)}"
-    return Problem(message, setting.origin, setting.key, "Take the line out."), None
-
-
 def _place(problem: Problem) -> tuple[bool, str, int]:
     """Orders problems of one file by line, those without an origin last."""
     file, _, line = (problem.origin or "").rpartition(":")
     return (problem.origin is None, file, int(line)) if line.isdigit() else (not problem.origin, file, 0)
-
-
-def _because(rename: Rename) -> str:
-    return f": {rename.note}" if rename.note else ""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from tkernel.config.convert import convert
+from tkernel.config.read import Setting
+from tkernel.config.settle import Settings
+from tkernel.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -13,7 +18,7 @@ class Rename:
 
     `new` is its name today: an argument, `$VARIABLE` for an environment variable, or None where only one
     behaviour is left. Then `same` are the values that ask for it, and `note` says what it is. `type`
-    (and `bounds`) is what the old argument took, where `values` translates it or it was narrower.
+    and `bounds` are what the old argument took, if that is not what the new one takes.
     """
 
     new: str | None
@@ -21,48 +26,76 @@ class Rename:
     same: tuple[Any, ...] = ()
     type: Any = None
     bounds: Mapping[str, float] = field(default_factory=dict)
-    values: Callable[[Any], Any] | None = None
+    values: Mapping[Any, Any] | None = None
 
+
+_HALF = "torch's own mixed precision is used"
 
 RENAMES: Mapping[str, Rename] = {
-    "adafactor": Rename("optim", type=bool, values={True: "adafactor", False: "adamw_torch"}.get),
-    "dispatch_batches": Rename(None, "write it under accelerator_config", same=(None,)),
+    "adafactor": Rename("optim", type=bool, values={True: "adafactor", False: "adamw_torch"}),
     "evaluation_strategy": Rename("eval_strategy"),
-    "fp16_backend": Rename(None, "torch's own mixed precision is used", same=("auto", "amp", None)),
-    "fp16_opt_level": Rename(None, "torch's own mixed precision is used", same=("O1", None)),
-    "fsdp_min_num_params": Rename(None, "write it under fsdp_config", same=(0, None)),
-    "fsdp_transformer_layer_cls_to_wrap": Rename(None, "write it under fsdp_config", same=(None,)),
+    "fp16_backend": Rename(None, _HALF, same=("auto", "amp", None)),
+    "fp16_opt_level": Rename(None, _HALF, same=("O1", None)),
     "gradient_checkpointing": Rename("activation_checkpointing"),
     "gradient_checkpointing_kwargs": Rename("activation_checkpointing_kwargs"),
     "group_by_length": Rename(
-        "train_sampling_strategy", type=bool, values={True: "group_by_length", False: "random"}.get
+        "train_sampling_strategy", type=bool, values={True: "group_by_length", False: "random"}
     ),
-    "half_precision_backend": Rename(None, "torch's own mixed precision is used", same=("auto", None)),
-    "include_inputs_for_metrics": Rename(
-        "include_for_metrics", type=bool, values=lambda value: ["inputs"] if value else []
+    "half_precision_backend": Rename(None, _HALF, same=("auto", None)),
+    "include_tokens_per_second": Rename(
+        None, "tokens per second are always logged", type=bool | None, same=(True, False, None)
     ),
-    "include_tokens_per_second": Rename(None, "tokens per second are always logged", same=(True, False)),
-    "jit_mode_eval": Rename(None, "TorchScript is not used", same=(False,)),
-    "logging_dir": Rename("$TENSORBOARD_LOGGING_DIR"),
-    "mp_parameters": Rename(None, "SageMaker's model parallelism is not there", same=("", None)),
+    "logging_dir": Rename("$TENSORBOARD_LOGGING_DIR", type=str | None),
     "no_cuda": Rename("use_cpu"),
-    "past_index": Rename(None, "past states are not carried along", same=(-1,)),
     "per_gpu_eval_batch_size": Rename("per_device_eval_batch_size"),
     "per_gpu_train_batch_size": Rename("per_device_train_batch_size"),
     "push_to_hub_model_id": Rename("hub_model_id"),
     "push_to_hub_token": Rename("hub_token"),
-    "ray_scope": Rename(None, "hyper-parameter search is not there", same=("last",)),
-    "save_safetensors": Rename(None, "weights are always saved as safetensors", same=(True, None)),
-    "split_batches": Rename(None, "write it under accelerator_config", same=(False, None)),
-    "torchscript": Rename(None, "TorchScript is not used", same=(False,)),
-    "tpu_metrics_debug": Rename(None, "write debug: tpu_metrics_debug", same=(False,)),
-    "tpu_num_cores": Rename(None, "TPU cores are found by accelerate", same=(None,)),
-    "use_ipex": Rename(None, "Intel's extension is not used", same=(False,)),
-    "use_legacy_prediction_loop": Rename(None, "there is one prediction loop", same=(False,)),
-    "use_mps_device": Rename(None, "an Apple GPU is used where there is one", same=(True, False)),
+    "save_safetensors": Rename(
+        None, "weights are always saved as safetensors", type=bool | None, same=(True, None)
+    ),
+    "use_ipex": Rename(None, "Intel's extension is not used", type=bool | None, same=(False, None)),
+    "use_mps_device": Rename(
+        None, "an Apple GPU is used where there is one", type=bool | None, same=(True, False, None)
+    ),
     "warmup_ratio": Rename(
         "warmup_steps", "below 1 it is a share of all steps", type=float, bounds={"ge": 0, "lt": 1}
     ),
-    "xpu_backend": Rename("ddp_backend"),
 }
 """Old name -> what became of it; used only where the installed class lacks the old name."""
+
+
+def rename(
+    settings: Settings, keys: Collection[str], problems: list[Problem], notes: list[str]
+) -> tuple[Settings, dict[str, str]]:
+    """Settings under the names of `keys`, and environment variables for those that became one."""
+    kept: list[Setting] = []
+    environment: dict[str, str] = {}
+    for name in settings:
+        setting = settings.setting(name)
+        found = None if name in keys else RENAMES.get(name)
+        if found is None or (found.new and found.new[0] != "$" and found.new not in keys):
+            kept.append(setting)
+            continue
+        new, why = found.new, f": {found.note}" if found.note else ""
+        value, problem = setting.value, None
+        if found.type is not None:
+            value, problem = convert(setting, found.type, found.bounds)
+        if problem is not None:
+            problems.append(problem)
+        elif new is None and value not in found.same:
+            message = f"{name} is gone from transformers{why}"
+            problems.append(Problem(message, setting.origin, name, "Take the line out."))
+        elif new is None:
+            notes.append(f"{setting.origin}: {name} is no longer needed{why}")
+        elif new in settings:
+            message = f"{name} is an older name of {new}, which {settings.origin(new)} sets too"
+            problems.append(Problem(message, setting.origin, name, "Keep one of the two."))
+        elif new[0] == "$":
+            environment |= {new[1:]: value} if value else {}
+            notes.append(f"{setting.origin}: {name} is now the environment variable {new[1:]}")
+        else:
+            value = found.values[value] if found.values else value
+            kept.append(Setting(new, value, setting.origin, None if found.values else setting.text))
+            notes.append(f"{setting.origin}: {name} is now {new}{why}")
+    return Settings([kept]), environment
