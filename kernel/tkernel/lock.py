@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tkernel.config import json_text
-from tkernel.config.read import Setting, json_problem, read_text
-from tkernel.errors import LockMismatch, Problem
+from tkernel.config.read import Setting, read_json
+from tkernel.errors import ConfigError, LockMismatch, Problem
 from tkernel.requirements import installed_version
 from tkernel.types.plan import Plan
 
@@ -75,23 +74,20 @@ def write_lock(
 
 def read_lock(path: str | os.PathLike[str]) -> tuple[Lock | None, list[Problem]]:
     """The lock, or what is wrong with the file. Nothing that it names is imported."""
-    text, problem = read_text(Path(path), "lock")
-    if text is None:
-        return None, [problem] if problem else []
     try:
-        content = json_text.loads(text)
-    except json.JSONDecodeError as error:
-        return None, [json_problem(error, str(path))]
-    hint = "Locks are written by `tk run` into output_dir."
-    if not isinstance(content, dict) or not isinstance(content.get("settings"), json_text.LocatedObject):
-        return None, [Problem("the file is no lock of a run", str(path), hint=hint)]
-    if content.get("schema") != SCHEMA:
+        content = read_json(Path(path), "lock")
+    except ConfigError as error:
+        return None, list(error.problems)
+    message, hint = None, "Locks are written by `tk run` into output_dir."
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        message = "the file is no lock of a run"
+    elif content.get("schema") != SCHEMA:
         message = f"the lock has schema {content.get('schema')!r}, and this tk reads schema {SCHEMA}"
-        return None, [
-            Problem(message, str(path), hint="Replay it with the version of tkernel that it names.")
-        ]
-    if not all(isinstance(content.get(section), dict) for section in _SECTIONS):
-        return None, [Problem(f"the lock lacks one of {', '.join(_SECTIONS)}", str(path), hint=hint)]
+        hint = "Replay it with the version of tkernel that it names."
+    elif not all(isinstance(content.get(section), dict) for section in _SECTIONS):
+        message = f"the lock lacks one of {', '.join(_SECTIONS)}"
+    if message is not None:
+        return None, [Problem(message, str(path), hint=hint)]
     problems: list[Problem] = []
     settings: list[Setting] = []
     for key, item in content["settings"].items():

@@ -13,9 +13,9 @@ from typing import Any
 
 from tkernel.config import json_text
 from tkernel.config.convert import convert
-from tkernel.config.read import Setting, json_problem, read_text
+from tkernel.config.read import Setting, read_json
 from tkernel.config.suggest import did_you_mean
-from tkernel.errors import Problem
+from tkernel.errors import ConfigError, Problem
 from tkernel.types.dataset import DatasetEntry, Source
 
 INFO = "dataset_info.json"
@@ -95,35 +95,27 @@ def resolve(
         message = "dataset_dir cannot be a repository of the hub yet"
         return (), [*problems, Problem(message, origin, "dataset_dir", hint)]
     file = Path(dataset_dir, INFO)
-    info, missing = _read_info(file, origin)
-    if missing is not None and missing.origin != origin:  # the file is there, and broken
-        return (), [*problems, missing]
+    info: Any = {}
+    if file.exists():
+        try:
+            info = read_json(file, "list of datasets")
+        except ConfigError as error:
+            return (), [*problems, *error.problems]
+        if not isinstance(info, json_text.LocatedObject):
+            return (), [*problems, Problem("the file holds no JSON object with datasets", f"{file}:1")]
     entries: list[DatasetEntry] = []
     for name in names:
         if name in info:
             entry = _declared(name, info, file, problems)
+            entries += [entry] if entry else []
         elif (path := _existing(name, dataset_dir)) is not None:
-            entry = DatasetEntry(name, str(path), origin=origin)
+            entries.append(DatasetEntry(name, str(path), origin=origin))
+        elif file.exists():
+            problems.append(_unknown(name, info, file, origin, key))
         else:
-            entry = None
-            problems.append(missing or _unknown(name, info, file, origin, key))
-        entries += [entry] if entry else []
+            hint = f"Set dataset_dir to the folder that has {INFO}, or give paths of data files in `dataset`."
+            problems.append(Problem(f"there is no list of datasets {file}", origin, "dataset_dir", hint))
     return tuple(entries), list(dict.fromkeys(problems))
-
-
-def _read_info(file: Path, origin: str | None) -> tuple[Mapping[str, Any], Problem | None]:
-    text, problem = read_text(file, "list of datasets", origin)
-    if text is None:
-        hint = f"Set dataset_dir to the folder that has {INFO}, or give paths of data files in `dataset`."
-        message = problem.message if problem else ""
-        return {}, Problem(message, problem.origin if problem else origin, "dataset_dir", hint)
-    try:
-        info = json_text.loads(text)
-    except json.JSONDecodeError as error:
-        return {}, json_problem(error, str(file))
-    if not isinstance(info, json_text.LocatedObject):
-        return {}, Problem("the file holds no JSON object with datasets", f"{file}:1")
-    return info, None
 
 
 def _existing(name: str, dataset_dir: str) -> Path | None:
@@ -133,12 +125,8 @@ def _existing(name: str, dataset_dir: str) -> Path | None:
 def _unknown(name: str, info: Mapping[str, Any], file: Path, origin: str | None, key: str) -> Problem:
     folder = Path(name).parent
     files = [str(folder / entry) for entry in os.listdir(folder)] if folder.is_dir() else []
-    hint = did_you_mean(name, [*info, *files])
-    if hint is None:
-        shown = sorted(info)
-        hint = (
-            f"It has: {', '.join(shown[:20])}{' ...' if shown[20:] else ''}" if shown else f"{file} is empty."
-        )
+    shown = ", ".join(sorted(info)[:20]) + (" ..." if len(info) > 20 else "")
+    hint = did_you_mean(name, [*info, *files]) or (f"It has: {shown}" if info else f"{file} is empty.")
     return Problem(f"{key} {name!r} is neither in {file} nor a file", origin, key, hint)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tkernel.config import json_text
 from tkernel.config.suggest import did_you_mean
-from tkernel.errors import Problem
+from tkernel.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from ruamel.yaml.error import MarkedYAMLError
@@ -40,38 +40,57 @@ def read_file(path: str | os.PathLike[str]) -> tuple[list[Setting], list[Problem
     wanted. A key written twice is a problem, and its first value counts.
     """
     shown = str(path)
-    text, problem = read_text(Path(path), "configuration file")
-    if text is None:
-        return [], [problem] if problem else []
-    if shown.endswith(".json"):
-        return _read_json(text, shown)
-    return _read_yaml(text, shown)
+    try:
+        if shown.endswith(".json"):
+            return _settings_of_json(read_json(Path(path), "configuration file"), shown)
+        return _settings_of_yaml(read_text(Path(path), "configuration file"), shown)
+    except ConfigError as error:
+        return [], list(error.problems)
 
 
-def read_text(path: Path, what: str, origin: str | None = None) -> tuple[str | None, Problem | None]:
-    """The UTF-8 text of a file (a byte order mark dropped), or the problem that there is none."""
+def read_text(path: Path, what: str) -> str:
+    """The UTF-8 text of a file, a byte order mark dropped.
+
+    Raises:
+        ConfigError: there is none; the message calls the file `what`.
+    """
     try:
         data = path.read_bytes()
-    except IsADirectoryError:
-        return None, Problem(f"{path} is a folder, and a {what} is wanted", origin)
-    except (FileNotFoundError, NotADirectoryError):
-        if not path.parent.is_dir():
-            hint = f"There is no folder {path.parent}."
-        else:
-            hint = (
-                did_you_mean(path.name, os.listdir(path.parent)) or f"Look into the folder: ls {path.parent}"
-            )
-        return None, Problem(f"there is no {what} {path}", origin, hint=hint)
-    except OSError as error:
-        return None, Problem(f"cannot read {path}: {error.strerror}", origin)
-    try:
         text = data.decode("utf-8-sig")
+    except IsADirectoryError:
+        problem = Problem(f"{path} is a folder, and a {what} is wanted")
+    except (FileNotFoundError, NotADirectoryError):
+        hint = f"There is no folder {path.parent}."
+        if path.parent.is_dir():
+            near = did_you_mean(path.name, os.listdir(path.parent))
+            hint = near or f"Look into the folder: ls {path.parent}"
+        problem = Problem(f"there is no {what} {path}", hint=hint)
+    except OSError as error:
+        problem = Problem(f"cannot read {path}: {error.strerror}")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        return None, Problem(f"not a text file: byte {error.start} is not UTF-8", f"{path}:{line}")
-    if "\0" in text:
-        return None, Problem("not a text file: it has zero bytes", str(path))
-    return text, None
+        problem = Problem(f"not a text file: byte {error.start} is not UTF-8", f"{path}:{line}")
+    else:
+        if "\0" not in text:
+            return text
+        problem = Problem("not a text file: it has zero bytes", str(path))
+    raise ConfigError([problem])
+
+
+def read_json(path: Path, what: str) -> Any:
+    """A JSON file, its objects as `LocatedObject`.
+
+    Raises:
+        ConfigError: there is none, or a syntax error, told with line and column.
+    """
+    try:
+        return json_text.loads(read_text(path, what))
+    except json.JSONDecodeError as error:
+        found = error.doc[error.pos : error.pos + 12].splitlines()
+        end = "the end of the file" if error.pos >= len(error.doc) else "a line end"
+        shown = f"found {repr(found[0]) if found else end} in column {error.colno}"
+        message = f"not JSON: {error.msg[0].lower()}{error.msg[1:]}, {shown}"
+        raise ConfigError([Problem(message, f"{path}:{error.lineno}")]) from error
 
 
 def parse_value(text: str) -> Any:
@@ -101,7 +120,7 @@ def _compose(text: str) -> Node | None:
     return node
 
 
-def _read_yaml(text: str, shown: str) -> tuple[list[Setting], list[Problem]]:
+def _settings_of_yaml(text: str, shown: str) -> tuple[list[Setting], list[Problem]]:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
     from ruamel.yaml.nodes import MappingNode, ScalarNode
 
@@ -111,13 +130,13 @@ def _read_yaml(text: str, shown: str) -> tuple[list[Setting], list[Problem]]:
         return [], [_syntax_problem(error, shown)]
     except YAMLError as error:
         return [], [Problem(f"not YAML: {str(error).splitlines()[0]}", shown)]
-    if root is None or (isinstance(root, ScalarNode) and root.tag == f"{_TAG}null"):
+    if root is None or root.tag == f"{_TAG}null":
         return [], []
     if not isinstance(root, MappingNode):
         kind = "a list" if root.tag == f"{_TAG}seq" else "a single value"
-        hint = "Write one `key: value` a line."
+        origin = f"{shown}:{root.start_mark.line + 1}"
         return [], [
-            Problem(f"the file holds {kind}, not keys", f"{shown}:{root.start_mark.line + 1}", hint=hint)
+            Problem(f"the file holds {kind}, not keys", origin, hint="Write one `key: value` a line.")
         ]
     settings: dict[str, Setting] = {}
     problems: list[Problem] = []
@@ -133,23 +152,11 @@ def _read_yaml(text: str, shown: str) -> tuple[list[Setting], list[Problem]]:
     return list(settings.values()), problems
 
 
-def _read_json(text: str, shown: str) -> tuple[list[Setting], list[Problem]]:
-    try:
-        root = json_text.loads(text)
-    except json.JSONDecodeError as error:
-        return [], [json_problem(error, shown)]
+def _settings_of_json(root: Any, shown: str) -> tuple[list[Setting], list[Problem]]:
     if not isinstance(root, json_text.LocatedObject):
         return [], [Problem("the file holds no JSON object with keys", f"{shown}:1")]
     settings = [Setting(key, value, f"{shown}:{root.lines[key]}") for key, value in root.items()]
     return settings, [_duplicate(key, f"{shown}:{line}", first) for key, line, first in root.duplicates]
-
-
-def json_problem(error: json.JSONDecodeError, shown: str) -> Problem:
-    """A syntax error of a JSON file, with line and column."""
-    found = error.doc[error.pos : error.pos + 12].splitlines()
-    what = repr(found[0]) if found else "the end of the file" if error.pos >= len(error.doc) else "a line end"
-    message = f"not JSON: {error.msg[0].lower()}{error.msg[1:]}, found {what} in column {error.colno}"
-    return Problem(message, f"{shown}:{error.lineno}")
 
 
 def _duplicate(key: str, origin: str, first: int) -> Problem:
