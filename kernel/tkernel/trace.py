@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,9 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tkernel.types.plan import Choice
-
-if sys.platform != "win32":
-    import resource
 
 
 @dataclass
@@ -42,13 +40,10 @@ class Trace:
 
     def __init__(self, file: Path | None = None) -> None:
         self.calls: list[Call] = []
-        self.file: Path | None = None
-        if file is not None:
-            self.write_to(file)
+        self.file = file
 
     def write_to(self, file: Path) -> None:
         """Append to `file` from now on, beginning with what was collected before it was known."""
-        file.parent.mkdir(parents=True, exist_ok=True)
         self.file = file
         self._append(self.calls)
 
@@ -95,22 +90,23 @@ class Trace:
 
     def _append(self, calls: list[Call]) -> None:
         if self.file is not None and calls:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as stream:
                 stream.writelines(json.dumps(asdict(call), ensure_ascii=False) + "\n" for call in calls)
 
 
 def cpu_seconds() -> float:
     """CPU time of this process and of its children that have ended."""
-    if sys.platform == "win32":
-        return time.process_time()
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    children = os.times()
+    return time.process_time() + children.children_user + children.children_system
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes; 0 where the system does not say."""
+    """Largest resident size of this process so far, in bytes; 0 on Windows, which does not say."""
     if sys.platform == "win32":
         return 0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
