@@ -10,12 +10,12 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tkernel.errors import TkError
 
 LONGEST_ARRAY = 64
-"""Longer arrays (the vocabulary, its scores) are passed over; their length is kept."""
+"""What describes a model is shorter; a vocabulary and its scores are longer."""
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -54,15 +54,22 @@ _TOKENIZER_KEYS = {
 
 
 @dataclass(frozen=True)
-class GgufHeader:
-    """Metadata without long arrays, the lengths of all arrays, and the shape of each tensor.
+class GgufTensor:
+    """Where one tensor lies in the file. `shape` is in torch's order, rows first."""
 
-    A shape has the fastest dimension first, as the file has it: embeddings are `(hidden, vocabulary)`.
-    """
+    name: str
+    shape: tuple[int, ...]
+    ggml_type: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """Metadata, the lengths of all its arrays, and the tensors by name."""
 
     metadata: Mapping[str, Any]
     lengths: Mapping[str, int]
-    tensors: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, GgufTensor]
 
     def config(self) -> dict[str, Any]:
         """The keys of transformers' `config.json`, as far as the header has them."""
@@ -71,7 +78,7 @@ class GgufHeader:
         names = {f"{architecture}.{key}": name for key, name in _CONFIG_KEYS.items()} | _TOKENIZER_KEYS
         config |= {name: self.metadata[key] for key, name in names.items() if key in self.metadata}
         if "token_embd.weight" in self.tensors:
-            config["vocab_size"] = self.tensors["token_embd.weight"][-1]
+            config["vocab_size"] = self.tensors["token_embd.weight"].shape[0]
         elif "tokenizer.ggml.tokens" in self.lengths:
             config["vocab_size"] = self.lengths["tokenizer.ggml.tokens"]
         if self.tensors:
@@ -79,8 +86,8 @@ class GgufHeader:
         return config
 
 
-def read_gguf_header(path: Path) -> GgufHeader:
-    """Metadata and tensor shapes of a GGUF file; the weights are not read.
+def read_gguf_header(path: Path, longest_array: float = LONGEST_ARRAY) -> GgufHeader:
+    """Metadata without arrays longer than `longest_array`, and tensors; the weights are not read.
 
     Raises:
         TkError: it is no GGUF file, of a version or byte order that is not supported, or cut off.
@@ -89,67 +96,83 @@ def read_gguf_header(path: Path) -> GgufHeader:
         magic = stream.read(4)
         if magic != b"GGUF":
             raise TkError(f"{path} is not a GGUF file: it starts with {magic!r}.", hint="Download it again.")
-        try:
-            version = _scalar(stream, "I")
-            if version not in (2, 3):
-                raise TkError(
-                    f"{path} is GGUF of version {version}; versions 2 and 3 (little-endian) are read."
-                )
-            tensor_count, key_count = _scalar(stream, "Q"), _scalar(stream, "Q")
-            metadata: dict[str, Any] = {}
-            lengths: dict[str, int] = {}
-            for _ in range(key_count):
-                key, kind = _string(stream), _scalar(stream, "I")
-                value, length = _value(stream, kind)
-                if length is not None:
-                    lengths[key] = length
-                if length is None or length <= LONGEST_ARRAY:
-                    metadata[key] = value
-            tensors = {}
-            for _ in range(tensor_count):
-                name, dimensions = _string(stream), _scalar(stream, "I")
-                tensors[name] = tuple(_scalar(stream, "Q") for _ in range(dimensions))
-                stream.seek(12, 1)  # type and offset of its data
-        except (struct.error, UnicodeDecodeError, KeyError) as error:
-            raise TkError(f"{path} is damaged: its header ends early.", hint="Download it again.") from error
-    return GgufHeader(metadata, lengths, tensors)
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return _read(path, _Cursor(data, longest_array))
+            except (struct.error, KeyError, OverflowError) as error:
+                hint = "Download it again."
+                raise TkError(f"{path} is damaged: its header ends early.", hint=hint) from error
 
 
-def _scalar(stream: BinaryIO, code: str) -> Any:
-    return struct.unpack("<" + code, stream.read(struct.calcsize("<" + code)))[0]
+class _Cursor:
+    """A position in the file; mapped, a vocabulary of 300,000 strings is passed over in no time."""
 
+    def __init__(self, data: mmap.mmap, longest_array: float) -> None:
+        self.data, self.longest_array, self.position = data, longest_array, 4
 
-def _string(stream: BinaryIO) -> str:
-    length = _scalar(stream, "Q")
-    if length > 2**26:
-        raise struct.error("a string of more than 64 MiB")
-    return stream.read(length).decode("utf-8", errors="replace")
+    def scalar(self, code: str) -> Any:
+        return self.scalars(code, 1)[0]
 
+    def scalars(self, code: str, count: int) -> list[Any]:
+        values = struct.unpack_from(f"<{count}{code}", self.data, self.position)
+        self.position += struct.calcsize(f"<{count}{code}")
+        return list(values)
 
-def _skip_strings(stream: BinaryIO, count: int) -> None:
-    """A vocabulary has up to 300,000 strings: mapped, they take a tenth of the time of reading."""
-    lengths = struct.Struct("<Q")
-    position = stream.tell()
-    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
+    def string(self) -> str:
+        length = self.scalar("Q")
+        start, self.position = self.position, self.position + length
+        if self.position > len(self.data):
+            raise struct.error("a string reaches beyond the end of the file")
+        return self.data[start : self.position].decode("utf-8", errors="replace")
+
+    def skip_strings(self, count: int) -> None:
+        lengths, position = struct.Struct("<Q"), self.position
         for _ in range(count):
-            position += 8 + lengths.unpack_from(view, position)[0]
-    stream.seek(position)
+            position += 8 + lengths.unpack_from(self.data, position)[0]
+        self.position = position
+
+    def array(self) -> tuple[list[Any], int]:
+        """The values, none if they are too many to be kept, and their number."""
+        kind, length = self.scalar("I"), self.scalar("Q")
+        kept = length <= self.longest_array
+        if kind in _SCALARS and kept:
+            return self.scalars(_SCALARS[kind], length), length
+        if kind in _SCALARS:
+            self.position += length * struct.calcsize("<" + _SCALARS[kind])
+        elif kind == _STRING and not kept:
+            self.skip_strings(length)
+        else:
+            values = [self.value(kind) for _ in range(length)]
+            return values if kept else [], length
+        return [], length
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.string()
+        return self.array()[0] if kind == _ARRAY else self.scalar(_SCALARS[kind])
 
 
-def _value(stream: BinaryIO, kind: int) -> tuple[Any, int | None]:
-    """A value, and the length if it is an array; the values of a long array are passed over."""
-    if kind == _STRING:
-        return _string(stream), None
-    if kind != _ARRAY:
-        return _scalar(stream, _SCALARS[kind]), None
-    item, length = _scalar(stream, "I"), _scalar(stream, "Q")
-    if length <= LONGEST_ARRAY:
-        return [_value(stream, item)[0] for _ in range(length)], length
-    if item == _STRING:
-        _skip_strings(stream, length)
-    elif item == _ARRAY:
-        for _ in range(length):
-            _value(stream, item)
-    else:
-        stream.seek(length * struct.calcsize("<" + _SCALARS[item]), 1)
-    return None, length
+def _read(path: Path, cursor: _Cursor) -> GgufHeader:
+    version = cursor.scalar("I")
+    if version not in (2, 3):
+        raise TkError(f"{path} is GGUF of version {version}; versions 2 and 3 (little-endian) are read.")
+    tensor_count, key_count = cursor.scalars("Q", 2)
+    metadata: dict[str, Any] = {}
+    lengths: dict[str, int] = {}
+    for _ in range(key_count):
+        key, kind = cursor.string(), cursor.scalar("I")
+        if kind == _ARRAY:
+            values, lengths[key] = cursor.array()
+            if lengths[key] <= cursor.longest_array:
+                metadata[key] = values
+        else:
+            metadata[key] = cursor.value(kind)
+    found = []
+    for _ in range(tensor_count):
+        name = cursor.string()
+        sizes = cursor.scalars("Q", cursor.scalar("I"))
+        found.append((name, tuple(reversed(sizes)), cursor.scalar("I"), cursor.scalar("Q")))
+    alignment = metadata.get("general.alignment", 32)
+    start = -(-cursor.position // alignment) * alignment
+    tensors = {name: GgufTensor(name, shape, kind, start + offset) for name, shape, kind, offset in found}
+    return GgufHeader(metadata, lengths, tensors)
