@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tkernel.config.suggest import did_you_mean
+from tkernel.config.suggest import near_file
 from tkernel.errors import InvalidPlugin, NoProvider
 from tkernel.imports import broken, load, load_file, module_of, survive
 from tkernel.index import ALL_KINDS, Entry, Index, normalise
@@ -52,8 +52,7 @@ def open_door(spec: str) -> tuple[Entry, ...]:
         return (object_entry(plugin, spec, spec, "object", _sha256(Path(file)) if file else "?"),)
     path = Path(spec).expanduser().resolve()
     if not path.is_file():
-        near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.py")))
-        raise NoProvider(f"There is no plugin file {spec} (looked for {path}).", hint=near)
+        raise NoProvider(f"There is no plugin file {spec} (looked for {path}).", hint=near_file(path))
     version = _sha256(path)
     door = Entry("plugin", path.stem, str(path), "file", version, door=spec)
     survive([door])

@@ -19,7 +19,7 @@ from tkernel.index import Entry
 from tkernel.trial import trial
 
 IMPORT_LIMIT = 120
-"""Seconds that one module may take to import in the child process."""
+"""Seconds that the modules of all plugins together may take to import in the child process."""
 
 
 def survive(entries: Iterable[Entry]) -> None:

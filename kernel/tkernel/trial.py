@@ -5,30 +5,24 @@ This file is also the child's program, so it imports nothing but the standard li
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib
 import json
-import math
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 
 
-def trial(
-    targets: Sequence[str], each: float, deadline: float = math.inf
-) -> tuple[list[list[str]], str | None]:
+def trial(targets: Sequence[str], limit: float) -> tuple[list[list[str]], str | None]:
     """Import `module`, `module:attribute` or a `.py` file, in order, until one ends the child.
 
     Args:
-        each: seconds that one target may take.
-        deadline: when all must be done, on the monotonic clock.
+        limit: seconds that all of them may take.
 
     Returns:
         The names of the options of each target that was reached (none for one that raises), and what
@@ -36,36 +30,20 @@ def trial(
     """
     request = json.dumps([list(map(str, sys.path)), targets])
     with tempfile.TemporaryFile("r") as report, tempfile.TemporaryFile("r", errors="replace") as output:
-        command = [sys.executable, "-P", __file__, request]
-        null = subprocess.DEVNULL
-        child = subprocess.Popen(command, stdin=null, stdout=report, stderr=output, start_new_session=True)
-        end = f"did not finish importing within {each:g} s"
+        command, nothing = [sys.executable, "-P", __file__, request], subprocess.DEVNULL
         try:
-            written, since = 0, time.monotonic()
-            while child.poll() is None and time.monotonic() < min(deadline, since + each):
-                time.sleep(0.005)
-                if written != (written := os.fstat(report.fileno()).st_size):
-                    since = time.monotonic()
-            if (code := child.poll()) is not None:
-                status = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-                end = f"ends the process when it is imported ({status})"
-        finally:
-            _end(child)
+            code = subprocess.run(
+                command, stdin=nothing, stdout=report, stderr=output, timeout=limit, check=False
+            ).returncode
+            status = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+            end = f"ends the process when it is imported ({status})"
+        except subprocess.TimeoutExpired:
+            end = f"did not finish importing within {limit:.0f} s"
         report.seek(0)
         options = [json.loads(line) for line in report if line.endswith("\n")]
         output.seek(0)
         said = "".join(f"\n    {line}" for line in output.read().splitlines()[-5:])
         return options, None if len(options) == len(targets) else f"{end}.{said}"
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the child and what the targets may have started."""
-    if sys.platform == "win32":
-        child.kill()
-    else:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 def _options(target: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from tkernel.config import json_text
 from tkernel.config.convert import convert
 from tkernel.config.read import Setting, read_json
-from tkernel.config.suggest import did_you_mean
+from tkernel.config.suggest import did_you_mean, near_file
 from tkernel.errors import ConfigError, Problem
 from tkernel.types.dataset import DatasetEntry, Source
 
@@ -160,10 +160,9 @@ def _declared(name: str, info: Any, file: Path, problems: list[Problem]) -> Data
         path = file.parent / location
         location = str(path)
         if not path.exists():
-            near = os.listdir(path.parent) if path.parent.is_dir() else []
             where = f"{file}:{fields.lines[source]}"
             message = f"the file of dataset {name!r} is not there: {path}"
-            problems.append(Problem(message, where, name, did_you_mean(path.name, near)))
+            problems.append(Problem(message, where, name, near_file(path)))
             return None
     return DatasetEntry(name, location, SOURCES[source], origin=start, **values)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tkernel.config import json_text
-from tkernel.config.suggest import did_you_mean
+from tkernel.config.suggest import near_file
 from tkernel.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -60,10 +60,8 @@ def read_text(path: Path, what: str) -> str:
     except IsADirectoryError:
         problem = Problem(f"{path} is a folder, and a {what} is wanted")
     except (FileNotFoundError, NotADirectoryError):
-        hint = f"There is no folder {path.parent}."
-        if path.parent.is_dir():
-            near = did_you_mean(path.name, os.listdir(path.parent))
-            hint = near or f"Look into the folder: ls {path.parent}"
+        look = f"Look into the folder: ls {path.parent}"
+        hint = near_file(path) or (look if path.parent.is_dir() else f"There is no folder {path.parent}.")
         problem = Problem(f"there is no {what} {path}", hint=hint)
     except OSError as error:
         problem = Problem(f"cannot read {path}: {error.strerror}")

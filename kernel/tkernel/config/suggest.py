@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def near(word: str, known: Iterable[str], limit: int = 3) -> list[str]:
@@ -26,6 +28,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     if not names:
         return None
     return f"Did you mean {', '.join(names[:-1]) + ' or ' if names[1:] else ''}{names[-1]}?"
+
+
+def near_file(path: Path) -> str | None:
+    """`Did you mean 'b.json'?` for a file that is not there, from the names in its folder."""
+    return did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else None
 
 
 def _fold(name: str) -> str:

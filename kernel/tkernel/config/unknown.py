@@ -32,8 +32,8 @@ CHOSEN_BY: Mapping[str, str] = {
 ALWAYS_CHOSEN = ("model", "adapter", "stage", "template", "engine")
 """Kinds of which every run has one; where it is missing, that is told elsewhere, and its keys are not to blame."""
 
-TIME_LIMIT, PLUGIN_TIME_LIMIT = 10.0, 4.0
-"""Seconds in which the options of all plugins, and of one, must be read; what is not reached is left out."""
+TIME_LIMIT, TRIAL_LIMIT = 10.0, 4.0
+"""Seconds in which the options of all plugins must be read, and after which one that hangs is left out."""
 
 ABSENT: Mapping[str, str] = {
     "megatron_bridge": "Megatron Bridge",
@@ -103,8 +103,8 @@ def options_of(plugins: Sequence[Entry]) -> list[tuple[Entry, tuple[str, ...]]]:
         first.setdefault(plugin.target, plugin)
     waiting, found = list(first.values()), []
     deadline = time.monotonic() + TIME_LIMIT
-    while waiting and time.monotonic() < deadline:
-        names, _ = trial([plugin.target for plugin in waiting], PLUGIN_TIME_LIMIT, deadline)
+    while waiting and (rest := deadline - time.monotonic()) > 0:
+        names, _ = trial([plugin.target for plugin in waiting], min(rest, TRIAL_LIMIT))
         found += [(plugin, tuple(keys)) for plugin, keys in zip(waiting, names, strict=False) if keys]
         waiting = waiting[len(names) + 1 :]  # the first without an answer is what ended the child
     return found
