@@ -26,7 +26,10 @@ def replies(config: str, *overrides: str) -> list[str]:
     engine = open_engine(session)
     conversations = [Conversation((Message("user", question),)) for question in QUESTIONS]
     try:
-        return [reply.text.strip() for reply in engine.reply(conversations, Sampling(do_sample=False, max_new_tokens=48))]
+        return [
+            reply.text.strip()
+            for reply in engine.reply(conversations, Sampling(do_sample=False, max_new_tokens=48))
+        ]
     finally:
         engine.close()
 

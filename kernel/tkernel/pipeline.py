@@ -76,22 +76,24 @@ def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
     output_dir = claim_output_dir(session)
     os.environ.update(session.bound.environment)
 
+    # Rows first: reading them finds most mistakes, and costs less than loading a model.
+    rows = [load_dataset(session, entry) for entry in session.train]
+    held_out = [load_dataset(session, entry) for entry in session.evaluation]
     bundle = load_model(session)
     renderer = render_template(session, bundle)
     bundle = fit_vocabulary(bundle)
     bundle = adapt(session, bundle, renderer)
-    media = process_media(session, bundle)
     request = StageRequest(
         bundle=bundle,
         renderer=renderer,
-        train=[load_dataset(session, entry) for entry in session.train],
-        eval=[load_dataset(session, entry) for entry in session.evaluation],
-        media=media,
+        train=rows,
+        eval=held_out,
+        media=process_media(session, bundle),
         options=session.options_of(session.choice("stage")),
         arguments=session.bound.arguments,
         output_dir=output_dir,
         seed=session.options.seed,
-        settings=dict(session.settings),
+        settings=session.resolved(),
     )
     for callback in callbacks:
         request.slots.put("callbacks", callback, by="tkernel.run(callbacks=...)")
@@ -110,15 +112,17 @@ def claim_output_dir(session: Session) -> Path | None:
         return None
     folder = Path(session.options.output_dir)
     resuming = bool(session.bound.arguments.get("resume_from_checkpoint"))
-    if (folder / lock.FILE_NAME).exists() and not (session.options.overwrite_output_dir or resuming):
+    # A run that failed before its first step left no more than these two, and is no result.
+    trace = folder / "trace.jsonl"
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held - {lock.FILE_NAME, trace.name} and not (session.options.overwrite_output_dir or resuming):
         raise TkError(
-            f"{folder} holds the result of another run",
+            f"{folder} holds the result of another run, or other files",
             hint="Choose another output_dir, or set `overwrite_output_dir: true`, or continue that run "
             "with `resume_from_checkpoint: true`.",
         )
     now = session.lock()
     settings = [session.settings.setting(key) for key in session.settings]
-    trace = folder / "trace.jsonl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.write_lock(

@@ -60,6 +60,11 @@ class Session:
         """The kernel's own options."""
         return self.bound.run
 
+    def resolved(self) -> dict[str, Any]:
+        """The flat configuration with the names of the chosen plugins filled in."""
+        named = {"stage": "stage", "finetuning_type": "adapter", "template": "template"}
+        return {**self.settings, **{key: self.choice(kind).name for key, kind in named.items()}}
+
     @property
     def trace(self) -> Trace:
         """What the hooks of this session cost."""
@@ -117,7 +122,8 @@ def open_session(
     objects = objects or InMemory()
     settings = settle(config, overrides, environ)
     run, problems = run_options(settings)
-    problems += missing(settings, needs, objects)
+    if settings or not settings.problems:  # a file that cannot be read has no keys to miss
+        problems += missing(settings, needs, objects)
     facts, wrong = find_facts(run, settings, objects)
     problems += wrong
     train, wrong = find_datasets("dataset", run, settings, objects.train_dataset)
@@ -131,8 +137,7 @@ def open_session(
     active = activate(plan, index, loader, Trace())
     problems += wrong_rows(plan, active, (*train, *evaluation))
 
-    arguments, failure = find_arguments(plan, active)
-    errors += [failure] if failure else []
+    arguments = find_arguments(plan, active)
     if len(errors) == 1 and not problems and not settings.problems:
         # The one thing that is wrong keeps its type, unless binding finds more.
         if not (more := binding_problems(settings, plan, active, arguments, index)):
@@ -285,16 +290,15 @@ def wrong_rows(plan: Plan, active: Active, entries: Iterable[DatasetEntry]) -> l
     return problems
 
 
-def find_arguments(plan: Plan, active: Active) -> tuple[Arguments | None, TkError | None]:
-    """The training arguments of the stage, read from installed source."""
+def find_arguments(plan: Plan, active: Active) -> Arguments | None:
+    """The training arguments of the stage, read from installed source.
+
+    Raises:
+        TkError: the library that declares them is not installed; no key could be judged without it.
+    """
     stage = plan.chosen("stage")
     target = getattr(active.object(stage), "training_arguments", None) if stage else None
-    if target is None:
-        return None, None
-    try:
-        return read_arguments(target), None
-    except TkError as error:
-        return None, error
+    return None if target is None else read_arguments(target)
 
 
 def owners(plan: Plan, active: Active) -> list[Owner]:

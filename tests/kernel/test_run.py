@@ -25,10 +25,10 @@ def test_a_run_calls_every_hook_and_leaves_result_lock_and_trace(toy: Toy) -> No
     assert (out / "count.txt").read_text() == "2"
     calls = [json.loads(line) for line in (out / "trace.jsonl").read_text().splitlines()]
     assert [call["hook"] for call in calls] == [
+        "load_dataset",
         "load_model",
         "render_template",
         "adapt",
-        "load_dataset",
         "train_stage",
     ]
     assert all(call["ok"] and call["seconds"] >= 0 and call["peak_memory"] > 0 for call in calls)
@@ -91,7 +91,7 @@ def test_a_folder_that_holds_a_run_is_refused_until_the_user_says_what_is_meant(
     assert toy.tk("run", "run.yaml").returncode == 0
     again = toy.tk("run", "run.yaml")
     assert again.returncode == 1
-    assert again.stderr.startswith("tk: out holds the result of another run\n  Choose another output_dir")
+    assert again.stderr.startswith("tk: out holds the result of another run, or other files\n  Choose another")
     assert toy.tk("run", "run.yaml", "overwrite_output_dir=true").returncode == 0
 
 

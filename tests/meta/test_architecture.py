@@ -43,7 +43,7 @@ def sources(root: Path) -> list[Path]:
 def imports(path: Path, module_level: bool = False) -> Iterator[str]:
     """Names of the modules that a file imports; type-checking blocks do not count."""
     tree = ast.parse(path.read_text())
-    nodes = tree.body if module_level else [n for n in ast.walk(tree)]
+    nodes = tree.body if module_level else list(ast.walk(tree))
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

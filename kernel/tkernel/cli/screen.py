@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from tkernel.config.renames import RENAMES
 from tkernel.planning import Session
 from tkernel.types.plan import Choice
 from tkernel.types.stage import StageResult
@@ -69,10 +70,15 @@ def plan_as_json(session: Session) -> dict[str, Any]:
 
 def show_key(session: Session, key: str) -> bool:
     """Where the value of `key` came from and who owns it; False if the run has no such key."""
+    rename = RENAMES.get(key)
+    if key not in session.bound.keys and rename is not None and rename.new is not None:
+        print(f"{key} is now {rename.new.removeprefix('$')}")
+        return key in session.settings or rename.new in session.bound.keys
     owned = session.bound.keys.get(key)
     if owned is None:
         return False
-    history = session.settings.history(key)
+    # What was written under an older name is in the bound settings alone.
+    history = session.settings.history(key) or session.bound.settings.history(key)
     value = repr(history[-1].value) if history else owned.default
     print(f"{key} = {value}")
     print(f"  owner    {owned.owner} ({owned.distribution})")
