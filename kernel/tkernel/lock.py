@@ -36,22 +36,14 @@ class Lock:
     """The content of a lock. `plan` maps `stage` or `dataset identity` to `dist==version:entry point`."""
 
     settings: tuple[Setting, ...] = ()
-    """The configuration; the origins are lines of the lock."""
+    """The configuration; in a lock that was read, the origins are its lines."""
     plan: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
 
 
-def write_lock(
-    path: str | os.PathLike[str],
-    *,
-    settings: Iterable[Setting],
-    plan: Plan,
-    versions: Mapping[str, str],
-    hashes: Mapping[str, str],
-    seeds: Mapping[str, int],
-) -> None:
+def write_lock(path: str | os.PathLike[str], lock: Lock, plan: Plan) -> None:
     """Write a lock, keys sorted, in one step (never half a file).
 
     A setting that JSON cannot hold (an object given from Python) is recorded by its type and cannot be
@@ -59,12 +51,9 @@ def write_lock(
     """
     content = {
         "schema": SCHEMA,
-        "settings": {item.key: {"origin": item.origin, **_value(item.value)} for item in settings},
-        "plan": plan_of(plan),
+        "settings": {item.key: {"origin": item.origin, **_value(item.value)} for item in lock.settings},
         "choices": [asdict(choice) for choice in (*plan.choices, *plan.extensions)],
-        "versions": dict(versions),
-        "hashes": dict(hashes),
-        "seeds": dict(seeds),
+        **{section: dict(getattr(lock, section)) for section in _SECTIONS},
     }
     target = Path(path)
     draft = target.with_name(f".{target.name}.{os.getpid()}")

@@ -122,17 +122,9 @@ def claim_output_dir(session: Session) -> Path | None:
             "with `resume_from_checkpoint: true`.",
         )
     now = session.lock()
-    settings = [session.settings.setting(key) for key in session.settings]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.write_lock(
-            folder / lock.FILE_NAME,
-            settings=settings,
-            plan=session.plan,
-            versions=now.versions,
-            hashes=now.hashes,
-            seeds=now.seeds,
-        )
+        lock.write_lock(folder / lock.FILE_NAME, now, session.plan)
         if not resuming:
             trace.unlink(missing_ok=True)
         session.trace.write_to(trace)

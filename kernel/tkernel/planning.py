@@ -92,7 +92,8 @@ class Session:
         distributions = {c.distribution for c in (*self.plan.choices, *self.plan.extensions)}
         versions = lock.installed_versions(sorted({*lock.LIBRARIES, *distributions} - {"file", "object"}))
         seeds = {"seed": self.options.seed}
-        return lock.Lock((), lock.plan_of(self.plan), versions, hashes, seeds)
+        settings = tuple(self.settings.setting(key) for key in self.settings)
+        return lock.Lock(settings, lock.plan_of(self.plan), versions, hashes, seeds)
 
 
 def open_session(

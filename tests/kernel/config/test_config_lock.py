@@ -38,15 +38,11 @@ MEMORY = Choice("*", "extension", "resources", "tk-mem", "0.1", "m:E", "extensio
 PLAN = Plan((LORA, ROWS), (MEMORY,))
 
 
-def write(path: Path, values: dict[str, Any], **changes: Any) -> None:
-    given = {
-        "settings": [Setting(key, value, "train.yaml:1") for key, value in values.items()],
-        "plan": PLAN,
-        "versions": {"python": "3.11.7", "torch": "2.13.0"},
-        "hashes": {"model": "sha256:00"},
-        "seeds": {"seed": 42},
-    }
-    write_lock(path, **{**given, **changes})
+def write(path: Path, values: dict[str, Any]) -> None:
+    settings = tuple(Setting(key, value, "train.yaml:1") for key, value in values.items())
+    versions = {"python": "3.11.7", "torch": "2.13.0"}
+    lock = Lock(settings, plan_of(PLAN), versions, {"model": "sha256:00"}, {"seed": 42})
+    write_lock(path, lock, PLAN)
 
 
 def read(path: Path) -> Lock:
