@@ -30,10 +30,10 @@ def trial(targets: Sequence[str], limit: float) -> tuple[list[list[str]], str | 
     """
     request = json.dumps([list(map(str, sys.path)), targets])
     with tempfile.TemporaryFile("r") as report, tempfile.TemporaryFile("r", errors="replace") as output:
-        command, nothing = [sys.executable, "-P", __file__, request], subprocess.DEVNULL
+        command = [sys.executable, "-P", __file__]
         try:
             code = subprocess.run(
-                command, stdin=nothing, stdout=report, stderr=output, timeout=limit, check=False
+                command, input=request, text=True, stdout=report, stderr=output, timeout=limit, check=False
             ).returncode
             status = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
             end = f"ends the process when it is imported ({status})"
@@ -58,7 +58,7 @@ def _options(target: str) -> list[str]:
 
 
 def _main() -> None:
-    sys.path[:], targets = json.loads(sys.argv.pop())
+    sys.path[:], targets = json.load(sys.stdin)
     report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the targets print must not end up in the report
     for target in targets:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from tkernel.choose import DEFAULTS, KEYS
 from tkernel.config.convert import convert
 from tkernel.config.read import Setting
 from tkernel.config.settle import Settings
@@ -18,19 +19,13 @@ from tkernel.index import Entry
 from tkernel.trial import trial
 
 CHOSEN_BY: Mapping[str, str] = {
-    "adapter": "finetuning_type",
-    "stage": "stage",
-    "template": "template",
-    "engine": "infer_backend",
+    **KEYS,
     "extension": "plugins",
     "model": "model_name_or_path",
     "media": "model_name_or_path",
     "dataset": "dataset",
 }
 """Kind of plugin -> the key that decides which one a run uses."""
-
-ALWAYS_CHOSEN = ("model", "adapter", "stage", "template", "engine")
-"""Kinds of which every run has one; where it is missing, that is told elsewhere, and its keys are not to blame."""
 
 TIME_LIMIT, TRIAL_LIMIT = 10.0, 4.0
 """Seconds in which the options of all plugins must be read, and after which one that hangs is left out."""
@@ -123,8 +118,8 @@ def _of_another_plugin(
     owners = " and ".join(_named(plugin) for plugin in plugins[:3]) + (" and others" if plugins[3:] else "")
     selector = CHOSEN_BY[kind]
     here = [label for label in chosen if label.startswith(f"{kind}:")]
-    if not here and (kind in ALWAYS_CHOSEN or (kind == "dataset" and kind in settings)):
-        return []
+    if not here and (kind in DEFAULTS or (kind == "dataset" and kind in settings)):
+        return []  # every run has one; that it is missing is told elsewhere, and its keys are not to blame
     origin = settings.origin(selector)
     where = f" ({selector} at {origin})" if origin else f" (the default of {selector})" if here else ""
     message = f"{setting.key} belongs to {owners}; this run uses {' and '.join(here) or f'no {kind}'}{where}"
