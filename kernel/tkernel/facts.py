@@ -200,7 +200,7 @@ def _is_hub_id(name: str) -> bool:
 
 def _hub_cache() -> str:
     home = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
-    return os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME", home), "hub")
+    return os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME") or home, "hub")
 
 
 def _hub(name: str, cache_dir: str | None, revision: str, token: str | None) -> ModelFacts:
