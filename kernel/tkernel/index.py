@@ -49,12 +49,13 @@ class Entry:
     @property
     def base(self) -> str:
         """The name before a dot: what a variant answers."""
-        return self.name.partition(".")[0]
+        return self.name.removesuffix(f".{self.variant}")
 
     @property
     def variant(self) -> str | None:
-        """The name after a dot, None for a plain plugin."""
-        return self.name.partition(".")[2] or None
+        """The name after a dot, None for a plain plugin; a dot before a digit is none (`openchat-3.6`)."""
+        match = re.search(r"\.(\D.*)", self.name)
+        return match[1] if match else None
 
     @property
     def owner(self) -> str:

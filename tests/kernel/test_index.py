@@ -32,6 +32,13 @@ def test_an_entry_carries_the_metadata_of_its_distribution(site: Site) -> None:
     assert (entry.base, entry.variant, str(entry)) == ("lora", "fast", "adapter:lora.fast of tk-mylab 0.3")
 
 
+def test_a_dot_before_a_digit_belongs_to_a_name(site: Site) -> None:
+    site.distribution("tk-a", {"template": {"openchat-3.6": "X", "openchat-3.6.fast": "Y"}})
+    index = site.index
+    names = sorted((entry.base, entry.variant) for entry in index.entries if entry.variant)
+    assert (names, index.names("template")) == ([("openchat-3.6", "fast")], ("openchat-3.6",))
+
+
 def test_finding_names_kinds_and_distributions(site: Site) -> None:
     site.built_ins()
     site.distribution(
