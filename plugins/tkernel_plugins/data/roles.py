@@ -10,7 +10,9 @@ from typing import Any
 from tkernel.errors import DataError
 from tkernel.types.conversation import Conversation, Message, ToolCall
 
-_TAGGED_CALLS = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+_TAGGED_CALLS = re.compile(
+    r"<tool_call>(.*?)</tool_call>|<\|tool_call_start\|>(.*?)<\|tool_call_end\|>", re.DOTALL
+)
 
 
 def from_llamafactory(
@@ -20,8 +22,8 @@ def from_llamafactory(
 
     Args:
         messages: dicts with `role` (user, assistant, function, observation) and `content`. The content
-            of a function message is JSON, `{"name", "arguments"}` or a list of them, possibly after a
-            thought, or between `<tool_call>` tags.
+            of a function message is JSON, `{"name", "arguments"}` or a list of them, at its end, after a
+            thought for instance, or between `<tool_call>` tags (LFM2's are understood too).
         system: the system prompt; empty is the same as none.
         tools: JSON text, a list of tools; empty is none, `"[]"` is a list without tools.
 
@@ -48,10 +50,10 @@ def from_llamafactory(
 def _split_calls(content: str, position: int) -> tuple[str, tuple[ToolCall, ...]]:
     """What was said before the calls, and the calls."""
     if tagged := _TAGGED_CALLS.search(content):
-        said, text = content.replace(tagged[0], ""), tagged[1]
+        said, text = content.replace(tagged[0], ""), tagged[1] or tagged[2]
     else:
-        thought_end = content.rfind("</think>") + len("</think>") if "</think>" in content else 0
-        start = thought_end + len(content[thought_end:]) - len(content[thought_end:].lstrip())
+        starts = (match.start() for match in re.finditer(r"[\[{]", content))
+        start = next((start for start in starts if _is_json(content, start)), 0)
         said, text = content[:start], content[start:]
     try:
         parsed = json.loads(text)
@@ -63,6 +65,15 @@ def _split_calls(content: str, position: int) -> tuple[str, tuple[ToolCall, ...]
         raise DataError(f"message {position} should hold calls as JSON: {error}: {content!r}") from error
     except (KeyError, TypeError) as error:
         raise DataError(f"message {position}: a call needs `name` and `arguments`: {content!r}") from error
+
+
+def _is_json(text: str, start: int) -> bool:
+    """Whether `text` from `start` on is one JSON value."""
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, start)
+    except json.JSONDecodeError:
+        return False
+    return not text[end:].strip()
 
 
 def _tools(tools: str | None) -> list[dict[str, Any]]:

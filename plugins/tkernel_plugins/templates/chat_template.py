@@ -58,7 +58,7 @@ _TEMPLATE = """\
 {%- set thinking = enable_thinking if enable_thinking is defined else @THINKING@ %}
 {%- set waiting = not turns or turns[-1].role != 'assistant' %}
 {{- @PREFIX@ }}
-{%- set system.text = @SYSTEM_BEFORE@ + system.text + (describe(tools) if tools else '') + @SYSTEM_AFTER@ \
+{%- set system.text = @SYSTEM_BEFORE@ + system.text + (@TOOLS@ if tools else '') + @SYSTEM_AFTER@ \
 if system.text or tools else '' %}
 @SYSTEM@
 {%- for message in turns %}
@@ -80,6 +80,7 @@ if system.text or tools else '' %}
         {%- set text = said(message) %}
 @FORGET@
         {%- if calls.all %}
+@BEFORE_CALLS@
             {{- @CALL_BEFORE@ + text + write(calls.all) + @CALL_AFTER@ }}
         {%- else %}
             {{- @REPLY_BEFORE@ + text + @REPLY_AFTER@ }}
@@ -99,6 +100,9 @@ _FORGET = """\
             {%- set spelled = text + write(calls.all) %}
             {{- @EMPTY@ if @OPEN_WORD@ not in spelled and @CLOSE_WORD@ not in spelled else '' }}
         {%- endif %}"""
+
+_NOTHING_BEFORE_CALLS = """\
+            {{- raise_exception('there is no place for text before calls') if text.strip() else '' }}"""
 
 _EMPTY_THOUGHT = "{{- @EMPTY@ if waiting and add_generation_prompt and not thinking else '' }}"
 
@@ -135,11 +139,15 @@ def chat_template(writer: Writer) -> str:
     blocks = {
         "FORGET": _FORGET if writer.reasoning else "",
         "EMPTY_THOUGHT": _EMPTY_THOUGHT if writer.reasoning else "",
+        "BEFORE_CALLS": "" if writer.text_before_calls else _NOTHING_BEFORE_CALLS,
         "SYSTEM": "" if writer.system_in_user else "{{- system.text }}",
     }
     values = {
         "DESCRIBE": writer.tools.jinja_tools,
         "WRITE": writer.tools.jinja_calls,
+        "TOOLS": "(describe(tools) if system.text else describe(tools).lstrip('\\n'))"
+        if writer.strip_tools
+        else "describe(tools)",
         "FIRST": "(system.text if loop.first else '')" if writer.system_in_user else "''",
         "THINKING": _JINJA_OF[writer.enable_thinking],
         "PRESERVE": _JINJA_OF[writer.preserve_thinking],

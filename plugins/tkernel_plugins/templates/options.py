@@ -18,4 +18,5 @@ class TemplateOptions:
     preserve_thinking: bool = False
     """Keep the thoughts of earlier replies in prompts, and in training with `mask_history`."""
     tool_format: str | None = None
-    """Write tools and calls in another format than the template's: default, glm4, llama3, mistral, qwen."""
+    """Write tools and calls in another format than the template's: default, gemma4, glm4, glm4_moe, lfm2,
+    ling, llama3, minimax1, minimax2, mistral, qwen, qwen3_5, seed_oss."""

@@ -19,7 +19,7 @@ from tkernel_plugins.templates.options import TemplateOptions
 from tkernel_plugins.templates.reply_parser import parse_reply
 from tkernel_plugins.templates.slots import CONTENT, EOS, Slots
 from tkernel_plugins.templates.special_tokens import add_stop_words
-from tkernel_plugins.templates.tool_formats import TOOL_FORMATS
+from tkernel_plugins.templates.tool_formats import TOOL_FORMATS, ToolFormat
 from tkernel_plugins.templates.writer import Writer
 
 
@@ -43,8 +43,13 @@ class Template:
     """Around the results of tools; None: as for a user."""
     function: Slots | None = None
     """Around calls; None: as for a reply."""
-    tool_format: str = "default"
-    """How tools and calls are written: a key of `TOOL_FORMATS`."""
+    tool_format: str | ToolFormat = "default"
+    """How tools and calls are written: a key of `TOOL_FORMATS`, or a format of the template's own."""
+    strip_tools: bool = False
+    """Line breaks that tools begin with are left out where no system prompt stands before them."""
+    text_before_calls: bool = True
+    """A reply may say something, a thought for instance, before its calls. False for models whose format has
+    no place for that: such a reply is a `DataError`, as in LLaMA-Factory."""
     result_separator: str = "\n</tool_response>\n<tool_response>\n"
     """Between the results of several calls in one prompt (LLaMA-Factory's, whatever the format)."""
     default_system: str = ""
@@ -76,12 +81,9 @@ class Template:
             TkError: `options.tool_format` names no tool format.
         """
         options = options or TemplateOptions()
-        tool_format = options.tool_format or self.tool_format
-        if tool_format not in TOOL_FORMATS:
-            raise TkError(
-                f"there is no tool format {tool_format!r}",
-                hint=f"`tool_format` is one of: {', '.join(TOOL_FORMATS)}.",
-            )
+        tools = self.tool_format if options.tool_format is None else options.tool_format
+        if isinstance(tools, str):
+            tools = _tool_format(tools)
         function = self.assistant if self.function is None else self.function
         if options.tool_format is not None:
             function = (CONTENT,) if self.efficient_eos else (CONTENT, EOS)
@@ -93,7 +95,9 @@ class Template:
             observation=self.user if self.observation is None else self.observation,
             assistant=self.assistant,
             function=function,
-            tools=TOOL_FORMATS[tool_format],
+            tools=tools,
+            strip_tools=self.strip_tools,
+            text_before_calls=self.text_before_calls,
             result_separator=self.result_separator,
             system_in_user=self.system_in_user,
             reasoning=self.reasoning,
@@ -116,3 +120,11 @@ class Template:
             parse=partial(parse_reply, writer),
             jinja=partial(chat_template, writer),
         )
+
+
+def _tool_format(name: str) -> ToolFormat:
+    if name not in TOOL_FORMATS:
+        raise TkError(
+            f"there is no tool format {name!r}", hint=f"`tool_format` is one of: {', '.join(TOOL_FORMATS)}."
+        )
+    return TOOL_FORMATS[name]

@@ -47,6 +47,10 @@ class Text:
         clipped = ((max(a, start) - start, min(b, end) - start) for a, b in self.typed)
         return Text(self.text[start:end], tuple((a, b) for a, b in clipped if a < b))
 
+    def without_leading(self, characters: str) -> Text:
+        """Like `str.lstrip`."""
+        return self.part(len(self.text) - len(self.text.lstrip(characters)), len(self.text))
+
     def segment(self, role: str) -> Segment:
         """The text as one segment."""
         return Segment(self.text, role=role, typed=self.typed)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from tkernel.errors import DataError
 from tkernel.rendering import exchanges
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.rendering import Segment, Turn
@@ -25,6 +26,8 @@ class Writer:
     assistant: Slots
     function: Slots
     tools: ToolFormat
+    strip_tools: bool
+    text_before_calls: bool
     result_separator: str
     system_in_user: bool
     reasoning: bool
@@ -64,7 +67,8 @@ class Writer:
             return opening, Text()
         system = Text(self.default_system) if given is None else Text.of_data(given.content, given.expanded)
         if conversation.tools:
-            system = system + self.tools.describe(conversation.tools)
+            tools = self.tools.describe(conversation.tools)
+            system = system + (tools.without_leading("\n") if self.strip_tools and not system else tools)
         written = self._fill(self.system, system, "system")
         if self.system_in_user:
             return opening, join("", [Text(segment.text, segment.typed) for segment in written])
@@ -83,10 +87,7 @@ class Writer:
             text = self._without_thoughts(text)
         spelled = text.text + "".join(call.arguments for call in reply.tool_calls)
         if reply.tool_calls:
-            thought = self.thought.search(text.text)
-            if thought and not (text.text[: thought.start()] + text.text[thought.end() :]).strip():
-                text = text.part(*thought.span())
-            text = text + self.tools.write(reply.tool_calls)
+            text = self._before_calls(text) + self.tools.write(reply.tool_calls)
             answer = self._fill(self.function, text, "assistant")
         else:
             answer = self._fill(self.assistant, text, "assistant")
@@ -106,13 +107,30 @@ class Writer:
         content = Text.of_data(reply.content, tuple(own))
         return opens + Text.of_data(reply.reasoning) + closes + content if reply.reasoning else content
 
+    def _before_calls(self, text: Text) -> Text:
+        """What a reply says before its calls: its thought without the white space around it, or any text."""
+        said = text.text.strip()
+        if said and not self.text_before_calls:
+            raise DataError(
+                f"the template has no place for what a reply says before its calls: {said[:60]!r}"
+            )
+        if "</think>" in said and self.thought_words[1].strip() != "</think>":
+            raise DataError(
+                f"before the calls of a reply stands a thought in <think> tags, but this template's stand "
+                f"between {self.thought_words[0]!r} and {self.thought_words[1]!r}",
+                hint="Give the thought as `reasoning` of the message instead.",
+            )
+        thought = self.thought.search(text.text)
+        if thought and not (text.text[: thought.start()] + text.text[thought.end() :]).strip():
+            return text.part(*thought.span())
+        return text
+
     def _without_thoughts(self, text: Text) -> Text:
         kept, position = Text(), 0
         for thought in self.thought.finditer(text.text):
             kept = kept + text.part(position, thought.start())
             position = thought.end()
-        kept = kept + text.part(position, len(text.text))
-        return kept.part(len(kept.text) - len(kept.text.lstrip("\n")), len(kept.text))
+        return (kept + text.part(position, len(text.text))).without_leading("\n")
 
     def _fill(self, slots: Slots, content: Text, role: str) -> list[Segment]:
         """Slots with the content in its place, one segment each; empty ones are left out."""

@@ -28,6 +28,12 @@ def function(content: str) -> list[dict[str, str]]:
             "<think>\nW{ll\n</think>\n\n",
             [("f", "{}")],
         ),
+        ('◁think▷[W]◁/think▷[{"name": "f", "arguments": {}}]', "◁think▷[W]◁/think▷", [("f", "{}")]),
+        (
+            'Look: <|tool_call_start|>{"name": "f", "arguments": {}}<|tool_call_end|>',
+            "Look: ",
+            [("f", "{}")],
+        ),
         ('Look: <tool_call>{"name": "f", "arguments": {}}</tool_call>', "Look: ", [("f", "{}")]),
     ],
 )

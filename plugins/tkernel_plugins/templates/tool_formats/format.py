@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +30,19 @@ class ToolFormat:
     jinja_tools: str
     jinja_calls: str
 
+    def __str__(self) -> str:
+        return self.name
+
 
 # A tool in OpenAI's wrapper, and the arguments of a call as JSON text, as Jinja expressions.
 JINJA_WRAPPED = "(tool if tool.type == 'function' else {'type': 'function', 'function': tool})"
 JINJA_ARGUMENTS = "(call.arguments if call.arguments is string else call.arguments | tojson)"
+JINJA_BARE = "(tool.function if tool.type == 'function' and tool.function is defined else tool)"
+# For formats that write arguments one by one: refuses JSON text, which Jinja cannot read.
+JINJA_OBJECT = (
+    "{{- raise_exception('arguments of calls must be objects') if call.arguments is not mapping else '' }}"
+)
+JINJA_VALUE = "(value if value is string else value | tojson)"
 
 
 def dump(value: Any, indent: int | None = None) -> str:
@@ -50,6 +60,46 @@ def parsed_arguments(call: ToolCall) -> Any:
         return json.loads(call.arguments)
     except json.JSONDecodeError as error:
         raise DataError(f"the arguments of the call to {call.name!r} are not JSON: {error}") from error
+
+
+def object_arguments(call: ToolCall) -> Mapping[str, Any]:
+    """The arguments of a call, for formats that write them one by one.
+
+    Raises:
+        DataError: they are not a JSON object.
+    """
+    arguments = parsed_arguments(call)
+    if not isinstance(arguments, dict):
+        raise DataError(f"the arguments of the call to {call.name!r} are not a JSON object: {call.arguments}")
+    return arguments
+
+
+def spelled(value: Any) -> Text:
+    """The value of an argument in formats without quotes: a string as it is, anything else as JSON."""
+    return Text.of_data(value if isinstance(value, str) else dump(value))
+
+
+def unspelled(text: str) -> Any:
+    """What `spelled` wrote. A string that is also JSON (`12`) cannot be told from the value."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def read_tagged(
+    text: str, call: re.Pattern[str], argument: re.Pattern[str]
+) -> tuple[str, list[ToolCall]] | None:
+    """Calls between tags: the groups of `call` are a name and what holds the arguments, those of
+    `argument` a key and a value."""
+    matches = list(call.finditer(text))
+    if not matches:
+        return None
+    calls = [
+        ToolCall(name.strip(), dump({key: unspelled(value) for key, value in argument.findall(inside)}))
+        for name, inside in (match.groups() for match in matches)
+    ]
+    return text[: matches[0].start()], calls
 
 
 def bare(tool: Tool) -> Tool:

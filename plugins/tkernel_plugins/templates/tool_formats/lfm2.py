@@ -1,0 +1,100 @@
+"""LFM2: tools as a JSON list, calls as a list of Python calls.
+
+Strings are put between quotes as they are (LLaMA-Factory's rule), so a call whose strings hold quotes or
+backslashes cannot be read back.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from tkernel.types.conversation import ToolCall
+from tkernel_plugins.templates.text import Text, join
+from tkernel_plugins.templates.tool_formats.format import (
+    JINJA_BARE,
+    JINJA_OBJECT,
+    Tool,
+    ToolFormat,
+    bare,
+    dump,
+    object_arguments,
+)
+
+_START, _END = "<|tool_call_start|>", "<|tool_call_end|>"
+_NAMES: dict[str, Any] = {"true": True, "false": False, "null": None}
+
+
+def _describe(tools: Sequence[Tool]) -> Text:
+    listed = Text.of_data(dump([bare(tool) for tool in tools]))
+    return "List of tools: <|tool_list_start|>" + listed + "<|tool_list_end|>"
+
+
+def _write(calls: Sequence[ToolCall]) -> Text:
+    texts = []
+    for call in calls:
+        arguments = [
+            f'{key}="{value}"' if isinstance(value, str) else f"{key}={dump(value)}"
+            for key, value in object_arguments(call).items()
+        ]
+        texts.append(Text.of_data(f"{call.name}({', '.join(arguments)})"))
+    return _START + "[" + join(", ", texts) + "]" + _END
+
+
+class _JsonNames(ast.NodeTransformer):
+    """JSON's `true`, `false` and `null` as Python's values."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(_NAMES[node.id]) if node.id in _NAMES else node
+
+
+def _read(text: str) -> tuple[str, list[ToolCall]] | None:
+    before, start, rest = text.partition(_START)
+    written, end, _ = rest.partition(_END)
+    if not start or not end:
+        return None
+    try:
+        body = ast.parse(written.strip(), mode="eval").body
+        nodes = body.elts if isinstance(body, ast.List) else [body]
+        calls = [_call(node) for node in nodes]
+    except (SyntaxError, ValueError):
+        return None
+    return (before, calls) if calls else None
+
+
+def _call(node: ast.expr) -> ToolCall:
+    """A call written in Python; raises ValueError for anything else."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+        raise ValueError("not a call with named arguments")
+    arguments = {
+        word.arg: ast.literal_eval(ast.unparse(_JsonNames().visit(word.value))) for word in node.keywords
+    }
+    return ToolCall(node.func.id, dump(arguments))
+
+
+LFM2 = ToolFormat(
+    name="lfm2",
+    describe=_describe,
+    write=_write,
+    read=_read,
+    jinja_tools=f"""\
+{{{{- 'List of tools: <|tool_list_start|>[' }}}}
+{{%- for tool in tools %}}
+    {{{{- '' if loop.first else ', ' }}}}
+    {{{{- {JINJA_BARE} | tojson }}}}
+{{%- endfor %}}
+{{{{- ']<|tool_list_end|>' }}}}""",
+    jinja_calls=f"""\
+{{{{- {_START!r} + '[' if calls else '' }}}}
+{{%- for call in calls %}}
+    {JINJA_OBJECT}
+    {{{{- ('' if loop.first else ', ') + call.name + '(' }}}}
+    {{%- for key, value in call.arguments.items() %}}
+        {{{{- ('' if loop.first else ', ') + key + '=' }}}}
+        {{{{- '"' + value + '"' if value is string else value | tojson }}}}
+    {{%- endfor %}}
+    {{{{- ')' }}}}
+{{%- endfor %}}
+{{{{- ']' + {_END!r} if calls else '' }}}}""",
+)
