@@ -160,7 +160,12 @@ def options(kind: str) -> str:
     for base, names in declared.items():
         source = find_class(base.__module__, base.__name__)
         if source.fields:
-            whose = "all of them" if len(names) == len(found) > 1 else ", ".join(map(code, names))
+            others = [one.name for one in found if one.name not in names]
+            whose = ", ".join(map(code, names))
+            if not others and len(names) > 1:
+                whose = "all of them"
+            elif len(others) * 10 < len(names):
+                whose = "all but " + ", ".join(map(code, others))
             parts.append(f"Of {whose} (`{base.__module__}.{base.__name__}`): {_first(source)}")
             parts.append(field_table(source.fields, "key"))
     return "\n\n".join(parts)

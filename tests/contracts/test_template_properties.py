@@ -7,16 +7,13 @@ import functools
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from template_suites import NAMED
+from template_suites import suite as named_suite
 
 from tkernel import Conversation, Message
-from tkernel.index import read_index
 from tkernel.testing import TemplateContract, tiny
 
-TEMPLATES = [
-    entry.name
-    for entry in read_index().entries
-    if (entry.kind, entry.distribution) == ("template", "tkernel")
-]
+TEMPLATES = ["auto", *NAMED]
 MARKUP = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 SPECIAL = [token for token in tiny.SPECIAL_TOKENS if token not in MARKUP]
 
@@ -32,7 +29,7 @@ turns = st.lists(st.tuples(contents, contents), min_size=1, max_size=3)
 
 @functools.cache
 def suite(name: str) -> tuple[TemplateContract, object]:
-    made = type("Suite", (TemplateContract,), {"plugin": name})()
+    made = type("Suite", (TemplateContract,), {"plugin": name})() if name == "auto" else named_suite(name)()
     return made, made.renderer()
 
 
@@ -44,7 +41,7 @@ def conversation(system: str | None, said: list[tuple[str, str]]) -> Conversatio
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(system=st.none() | contents, said=turns, cutoff=st.integers(1, 200))
 def test_text_ids_labels_and_prompts_agree(name, system, said, cutoff):
     made, renderer = suite(name)
@@ -63,7 +60,7 @@ def test_text_ids_labels_and_prompts_agree(name, system, said, cutoff):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(system=st.none() | contents, said=turns)
 def test_nothing_that_is_typed_becomes_a_special_token(name, system, said):
     made, renderer = suite(name)

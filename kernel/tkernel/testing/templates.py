@@ -51,6 +51,9 @@ class TemplateContract(Contract):
     """What may stand between the start of a supervised stretch and the reply's text."""
     separator: ClassVar[str] = r"\s*"
     """What may follow a reply's terminator inside the supervised stretch."""
+    terminator: ClassVar[str | None] = None
+    """What follows the reply's text in a supervised stretch, where a stop word and `separator` do not say
+    it: a regular expression."""
     markup: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
     """Tokens that the template may read in a reply's content, as the marks of its reasoning."""
     efficient_eos: ClassVar[bool] = False
@@ -78,9 +81,10 @@ class TemplateContract(Contract):
         replies = [message.content for message in THREE_TURNS.messages if message.role == "assistant"]
         stretches = [self.decode(ids) for ids in _supervised(encoded)]
         stops = "|".join(re.escape(self.decode([stop])) for stop in renderer.stop_ids)
+        end = f"\\s*({stops}){self.separator}" if self.terminator is None else self.terminator
         assert len(stretches) == len(replies)
         for stretch, reply in zip(stretches, replies, strict=True):
-            pattern = f"{self.reply_prefix}{re.escape(reply)}\\s*({stops}){self.separator}"
+            pattern = f"{self.reply_prefix}{re.escape(reply)}{end}"
             assert re.fullmatch(pattern, stretch), f"{stretch!r} is not {reply!r} and its terminator"
 
     def test_stop_words_and_stop_ids_are_the_same_tokens(self) -> None:

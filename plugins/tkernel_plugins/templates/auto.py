@@ -92,10 +92,10 @@ TEMPLATE = AutoTemplate()
 
 
 def _candidates(facts: ModelFacts | None) -> str:
-    """Names of templates, those that sound like the model first."""
+    """Names of templates: those that sound like the model, if there are any."""
     names = sorted({entry.name for entry in entry_points(group="tkernel.template")} - {"auto"})
     family = re.sub(r"\d.*", "", facts.model_type) if facts is not None else ""
-    return ", ".join(sorted(names, key=lambda name: not (family and name.startswith(family))))
+    return ", ".join([name for name in names if family and name.startswith(family)] or names)
 
 
 def _asking(**reply: Any) -> Conversation:

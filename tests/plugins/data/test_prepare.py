@@ -279,7 +279,7 @@ def test_micro_batches_are_those_of_llama_factory_in_its_order(shared: Path, tmp
     from transformers import AutoTokenizer, Trainer, TrainingArguments
 
     from tkernel.testing import tiny
-    from tkernel_plugins.templates.huggingface import SMOLLM2
+    from tkernel_plugins.templates.vendors.huggingface import SMOLLM2
 
     tokenizer = AutoTokenizer.from_pretrained(shared / "golden" / "smollm2-tokenizer")
     renderer = SMOLLM2.render_template(TemplateRequest("smollm2", tokenizer, options=SMOLLM2.Options()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gzip
 import json
 import os
@@ -11,11 +12,11 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
+from template_kit import built_in
 
 from tkernel.rendering import SegmentRenderer
 from tkernel_plugins.templates.options import TemplateOptions
@@ -33,6 +34,7 @@ def fixed_date(monkeypatch: pytest.MonkeyPatch) -> None:
 def golden(shared: Path) -> Callable[[str], list[dict[str, Any]]]:
     """`golden("templates")`: the rows of a golden file."""
 
+    @functools.cache
     def rows(name: str) -> list[dict[str, Any]]:
         with gzip.open(shared / "golden" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
@@ -64,20 +66,18 @@ def tokenizer(request: pytest.FixtureRequest) -> Callable[[str], Any]:
 def renderer(tokenizer: Callable[[str], Any]) -> Callable[..., SegmentRenderer]:
     """`renderer("qwen3", "smollm2", enable_thinking=False)`, made once for each set of arguments."""
     made: dict[Any, SegmentRenderer] = {}
+    # A template asks the same of its tokenizer whatever the options are.
+    own_tokenizer = functools.cache(lambda template, name: tokenizer(name))
 
     def make(template: str, tokenizer_name: str = "smollm2", **options: Any) -> SegmentRenderer:
         key = (template, tokenizer_name, tuple(options.items()))
         if key not in made:
-            made[key] = built_in(template).renderer(tokenizer(tokenizer_name), TemplateOptions(**options))
+            made[key] = built_in(template).renderer(
+                own_tokenizer(template, tokenizer_name), TemplateOptions(**options)
+            )
         return made[key]
 
     return make
-
-
-def built_in(name: str) -> Any:
-    """The template plugin called `name`."""
-    (entry,) = {e.value: e for e in entry_points(group="tkernel.template", name=name)}.values()
-    return entry.load()
 
 
 def _npm_folder(package: str) -> Path:

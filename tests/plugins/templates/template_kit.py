@@ -1,8 +1,9 @@
-"""Conversations for tests of templates."""
+"""Conversations for tests of templates, and the templates by name."""
 
 from __future__ import annotations
 
 import json
+from importlib.metadata import entry_points
 from typing import Any
 
 from hypothesis import strategies as st
@@ -47,15 +48,19 @@ ARGUMENTS = st.dictionaries(
 
 
 @st.composite
-def conversations(draw: st.DrawFn, *, tools: bool, thoughts: bool, parallel: bool = True) -> Conversation:
-    """Conversations that end with a reply, of one to three turns."""
+def conversations(
+    draw: st.DrawFn, *, tools: bool, thoughts: bool, parallel: bool = True, before_calls: bool = True
+) -> Conversation:
+    """Conversations that end with a reply, of one to three turns; `parallel`: with several calls at once,
+    `before_calls`: with thoughts before them."""
     messages = [Message("system", draw(TEXTS))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
         messages.append(Message("user", draw(TEXTS)))
         if tools and draw(st.booleans()):
             count = draw(st.integers(1, 2)) if parallel else 1
             calls = tuple(ToolCall("get_weather", dump(draw(ARGUMENTS))) for _ in range(count))
-            reasoning = draw(TEXTS.map(str.strip)) if thoughts and draw(st.booleans()) else None
+            thinks = thoughts and before_calls and draw(st.booleans())
+            reasoning = draw(TEXTS.map(str.strip)) if thinks else None
             messages.append(Message("assistant", tool_calls=calls, reasoning=reasoning or None))
             messages += [Message("tool", draw(TEXTS)) for _ in range(count)]
         reasoning = draw(TEXTS.map(str.strip)) if thoughts and draw(st.booleans()) else None
@@ -82,3 +87,9 @@ def as_dicts(conversation: Conversation) -> list[dict[str, Any]]:
             ]
         dicts.append(made)
     return dicts
+
+
+def built_in(name: str) -> Any:
+    """The template plugin called `name`."""
+    (entry,) = {e.value: e for e in entry_points(group="tkernel.template", name=name)}.values()
+    return entry.load()

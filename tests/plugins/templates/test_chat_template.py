@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from template_kit import as_dicts, conversations
+from jinja2 import TemplateError
+from template_kit import as_dicts, built_in, conversations
 
+from tkernel.errors import DataError
 from tkernel.rendering import SegmentRenderer
 from tkernel.types.conversation import Conversation
 
@@ -42,7 +44,7 @@ def prompt_text(used: SegmentRenderer, conversation: Conversation) -> str:
 
 
 @pytest.mark.parametrize("name", NAMED)
-@FEW
+@settings(FEW, max_examples=8)
 @given(data=st.data())
 def test_jinja_gives_the_text_and_the_prompt(
     renderer: Renderers, monkeypatch: pytest.MonkeyPatch, name: str, data: st.DataObject
@@ -50,21 +52,25 @@ def test_jinja_gives_the_text_and_the_prompt(
     # Jinja asks the clock for a date; only the tool format llama3 prints one.
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     used = renderer(name)
-    parallel = name != "glm4"
-    conversation = data.draw(conversations(tools=True, thoughts=True, parallel=parallel))
+    template = built_in(name)
+    parallel, before_calls = template.tool_format != "glm4", template.text_before_calls
+    conversation = data.draw(
+        conversations(tools=True, thoughts=True, parallel=parallel, before_calls=before_calls)
+    )
     assert jinja_text(used, conversation) == used.text(conversation)
     asked = conversation.replace(messages=conversation.messages[:-1])
     assert jinja_text(used, asked, add_generation_prompt=True) == prompt_text(used, asked)
 
 
+@pytest.mark.parametrize("name", ["ernie_vl", "gemma4", "glm4_7", "gpt_oss", "qwen3", "seed_oss"])
 @pytest.mark.parametrize("thinking", [True, False, None])
 @pytest.mark.parametrize("preserve", [True, False])
-@FEW
+@settings(FEW, max_examples=12)
 @given(conversation=conversations(tools=True, thoughts=True))
 def test_jinja_thinks_as_the_template_does(
-    renderer: Renderers, thinking: bool | None, preserve: bool, conversation: Conversation
+    renderer: Renderers, name: str, thinking: bool | None, preserve: bool, conversation: Conversation
 ) -> None:
-    used = renderer("qwen3", enable_thinking=thinking, preserve_thinking=preserve)
+    used = renderer(name, enable_thinking=thinking, preserve_thinking=preserve)
     assert jinja_text(used, conversation) == used.text(conversation)
     asked = conversation.replace(messages=conversation.messages[:-1])
     assert jinja_text(used, asked, add_generation_prompt=True) == prompt_text(used, asked)
@@ -80,3 +86,13 @@ def test_a_system_prompt_of_the_options_is_the_default_of_the_jinja_form(rendere
     used = renderer("smollm2", default_system="It's a @PREFIX@ 'quoted' \\ line\nand {{ another }}")
     conversation = Conversation.from_row({"messages": [{"role": "user", "content": "2+3?"}]})
     assert jinja_text(used, conversation, add_generation_prompt=True) == prompt_text(used, conversation)
+
+
+def test_the_jinja_form_refuses_text_before_calls_where_the_template_does(renderer: Renderers) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    said = {"role": "assistant", "content": "Let me look.", "tool_calls": [call]}
+    conversation = Conversation.from_row({"messages": [{"role": "user", "content": "2+3?"}, said]})
+    with pytest.raises(DataError, match="no place for what a reply says before its calls: 'Let me look"):
+        renderer("mistral").text(conversation)
+    with pytest.raises(TemplateError, match="no place for text before calls"):
+        jinja_text(renderer("mistral"), conversation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,10 +16,10 @@ from tkernel.types.conversation import Conversation, Message, ToolCall
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import TemplateRequest
 from tkernel_plugins.templates.auto import TEMPLATE as AUTO
-from tkernel_plugins.templates.generic import CHATML
 from tkernel_plugins.templates.options import TemplateOptions
 from tkernel_plugins.templates.slots import BOS, CONTENT, EOS, Token
 from tkernel_plugins.templates.template import Template
+from tkernel_plugins.templates.vendors.generic import CHATML
 
 Renderers = Callable[..., SegmentRenderer]
 WORD = {"name": "look_up", "description": "d", "parameters": {"type": "object", "properties": {}}}
@@ -82,7 +83,7 @@ def test_tool_format_overrides_how_tools_and_calls_are_written(renderer: Rendere
     )
     with pytest.raises(TkError, match="no tool format 'gpt'") as caught:
         CHATML.renderer(tiny.make_tokenizer(), TemplateOptions(tool_format="gpt"))
-    assert "default, glm4, llama3, mistral, qwen" in str(caught.value)
+    assert "default, gemma4, glm4, glm4_moe" in str(caught.value)
 
 
 def test_several_results_are_one_prompt(renderer: Renderers) -> None:
@@ -96,6 +97,34 @@ def test_several_results_are_one_prompt(renderer: Renderers) -> None:
     assert '{"name": "look_up", "arguments": {"b": 1}}' in text
     with pytest.raises(DataError, match="one call in a message, not 2"):
         renderer("glm4").text(asked)
+
+
+@pytest.mark.parametrize("name", ["gemma4", "glm4_moe", "lfm2", "minimax2", "qwen3_5", "seed_oss"])
+def test_arguments_are_written_one_by_one(renderer: Renderers, name: str) -> None:
+    arguments = '{"b": "x", "a": [1, true, null], "c": {"d": 2.5}}'
+    reply = Message("assistant", tool_calls=(ToolCall("f", arguments), ToolCall("g", "{}")))
+    parsed = renderer(name).parse_reply(renderer(name).text(question(reply)).rpartition("\n\na")[2])
+    assert [call.name for call in parsed.tool_calls] == ["f", "g"]
+    assert json.loads(parsed.tool_calls[0].arguments) == json.loads(arguments)
+    if name != "gemma4":
+        with pytest.raises(DataError, match="arguments of the call to 'f' are not a JSON object"):
+            renderer(name).text(question(Message("assistant", tool_calls=(ToolCall("f", "[1]"),))))
+
+
+def test_a_thought_in_other_words_before_a_call_is_a_data_error(renderer: Renderers) -> None:
+    reply = Message("assistant", "<think>\nWell.\n</think>\n\n", (ToolCall("look_up", "{}"),))
+    with pytest.raises(DataError, match="a thought in <think> tags"):
+        renderer("kimi_vl").text(question(reply))
+    apart = replace(reply, content="", reasoning="Well.")
+    assert "◁think▷Well.◁/think▷Action: look_up" in renderer("kimi_vl").text(question(apart))
+
+
+def test_tools_alone_begin_without_blank_lines_where_the_template_says_so(renderer: Renderers) -> None:
+    asked = ask(Message("user", "a"), Message("assistant", "b"), tools=True)
+    assert "system\n\n\n# Tools" in renderer("qwen3_nothink").text(asked)
+    assert "system\n# Tools" in renderer("moss_vl").text(asked)
+    told = asked.replace(messages=(Message("system", "S."), *asked.messages))
+    assert "system\nS.\n\n# Tools" in renderer("moss_vl").text(told)
 
 
 def test_arguments_that_are_not_json_are_a_data_error(renderer: Renderers) -> None:

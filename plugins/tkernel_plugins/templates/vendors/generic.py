@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from tkernel_plugins.templates.forms import IM_TOOL_TURNS, VICUNA_TURNS
 from tkernel_plugins.templates.slots import CONTENT, EOS
 from tkernel_plugins.templates.template import Template
 
@@ -11,6 +14,10 @@ DEFAULT = Template(
     assistant=(CONTENT, EOS, "\n"),
     system=("System: {{content}}", EOS, "\n"),
 )
+
+EMPTY = Template(name="empty", assistant=(CONTENT,))
+
+FEWSHOT = Template(name="fewshot", assistant=("{{content}}\n\n",), efficient_eos=True)
 
 ALPACA = Template(
     name="alpaca",
@@ -22,12 +29,12 @@ ALPACA = Template(
     ),
 )
 
-CHATML = Template(
-    name="chatml",
-    user=("<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n",),
-    assistant=("{{content}}<|im_end|>\n",),
-    system=("<|im_start|>system\n{{content}}<|im_end|>\n",),
-    observation=("<|im_start|>tool\n{{content}}<|im_end|>\n<|im_start|>assistant\n",),
-    stop_words=("<|im_end|>", "<|im_start|>"),
-    replace_eos=True,
+CHATML = replace(IM_TOOL_TURNS, name="chatml", stop_words=("<|im_end|>", "<|im_start|>"), replace_eos=True)
+
+CHATML_DE = replace(
+    CHATML,
+    name="chatml_de",
+    default_system="Du bist ein freundlicher und hilfsbereiter KI-Assistent.",
 )
+
+VICUNA = replace(VICUNA_TURNS, name="vicuna")

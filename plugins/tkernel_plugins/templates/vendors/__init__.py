@@ -1,0 +1,1 @@
+"""The named templates: one file a vendor, each template a frozen value."""
