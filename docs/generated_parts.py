@@ -164,7 +164,7 @@ def options(kind: str) -> str:
             whose = ", ".join(map(code, names))
             if not others and len(names) > 1:
                 whose = "all of them"
-            elif len(others) * 10 < len(names):
+            elif others and len(others) * 10 < len(names):
                 whose = "all but " + ", ".join(map(code, others))
             parts.append(f"Of {whose} (`{base.__module__}.{base.__name__}`): {_first(source)}")
             parts.append(field_table(source.fields, "key"))
