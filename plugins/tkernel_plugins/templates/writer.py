@@ -13,6 +13,7 @@ from tkernel.types.rendering import Segment, Turn
 from tkernel_plugins.templates.slots import CONTENT, Edge, Slots, Token
 from tkernel_plugins.templates.text import Text, join
 from tkernel_plugins.templates.tool_formats import ToolFormat
+from tkernel_plugins.templates.tool_formats.format import check_tools
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Writer:
             return opening, Text()
         system = Text(self.default_system) if given is None else Text.of_data(given.content, given.expanded)
         if conversation.tools:
+            check_tools(conversation.tools)
             tools = self.tools.describe(conversation.tools)
             system = system + (tools.without_leading("\n") if self.strip_tools and not system else tools)
         written = self._fill(self.system, system, "system")

@@ -24,14 +24,19 @@ def _describe(tools: Sequence[Tool]) -> Text:
         parameters = tool.get("parameters") or {}
         lines = ""
         for name, parameter in (parameters.get("properties") or {}).items():
-            required = ", required" if name in parameters.get("required", ()) else ""
-            choices = ", ".join(map(str, parameter.get("enum") or ()))
+            required = ", required" if name in (parameters.get("required") or ()) else ""
+            enum = parameter.get("enum")
+            choices = ", ".join(map(str, enum if isinstance(enum, list) else ()))
             enum = f", should be one of [{choices}]" if choices else ""
             item = parameter.get("items")
-            items = f", where each item should be {item.get('type', '')}" if item else ""
-            described = parameter.get("description", "")
-            lines += f"  - {name} ({parameter.get('type', '')}{required}): {described}{enum}{items}\n"
-        body = f"{tool['name']}\nTool Description: {tool.get('description', '')}\nTool Args:\n{lines}"
+            items = (
+                f", where each item should be {item.get('type') or ''}"
+                if isinstance(item, dict) and item
+                else ""
+            )
+            described = parameter.get("description") or ""
+            lines += f"  - {name} ({parameter.get('type') or ''}{required}): {described}{enum}{items}\n"
+        body = f"{tool['name']}\nTool Description: {tool.get('description') or ''}\nTool Args:\n{lines}"
         text = text + "> Tool Name: " + Text.of_data(body) + "\n"
         names.append(tool["name"])
     return (
@@ -82,11 +87,11 @@ DEFAULT = ToolFormat(
     {%- set names.all = names.all + [tool.name] %}
     {{- '> Tool Name: ' + tool.name + '\\nTool Description: ' + (tool.description or '') + '\\nTool Args:\\n' }}
     {%- for name, parameter in ((tool.parameters or {}).properties or {}).items() %}
-        {{- '  - ' + name + ' (' + (parameter.type or '') }}
+        {{- '  - ' + name + ' (' + (parameter.type or '') | string }}
         {{- ', required' if name in (tool.parameters.required or []) else '' }}
         {{- '): ' + (parameter.description or '') }}
         {{- ', should be one of [' + parameter.enum | join(', ') + ']' if parameter.enum else '' }}
-        {{- ', where each item should be ' + (parameter['items'].type or '') if parameter['items'] is mapping else '' }}
+        {{- ', where each item should be ' + (parameter['items'].type or '') | string if parameter['items'] is mapping else '' }}
         {{- '\\n' }}
     {%- endfor %}
     {{- '\\n' }}

@@ -58,7 +58,7 @@ def parsed_arguments(call: ToolCall) -> Any:
     """
     try:
         return json.loads(call.arguments)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"the arguments of the call to {call.name!r} are not JSON: {error}") from error
 
 
@@ -83,7 +83,7 @@ def unspelled(text: str) -> Any:
     """What `spelled` wrote. A string that is also JSON (`12`) cannot be told from the value."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -100,6 +100,26 @@ def read_tagged(
         for name, inside in (match.groups() for match in matches)
     ]
     return text[: matches[0].start()], calls
+
+
+def check_tools(tools: Sequence[Any]) -> None:
+    """Refuse what no format can describe.
+
+    Raises:
+        DataError: a tool without a name, or parameters that are no JSON schema of an object; the message
+            names its position, counted from 0.
+    """
+    for position, tool in enumerate(tools):
+        inner = bare(tool) if isinstance(tool, Mapping) else None
+        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+            raise DataError(f"tool {position} has no name: {str(tool)[:80]}")
+        schema = inner.get("parameters") or {}
+        properties = (schema.get("properties") or {}) if isinstance(schema, Mapping) else None
+        known = isinstance(properties, Mapping) and all(isinstance(p, Mapping) for p in properties.values())
+        if not known or not isinstance(schema.get("required") or [], list):
+            raise DataError(
+                f"the parameters of tool {position} ({inner['name']!r}) are no JSON schema of an object"
+            )
 
 
 def bare(tool: Tool) -> Tool:
@@ -124,5 +144,5 @@ def json_or_none(text: str) -> Any:
     """`text` parsed as JSON, None if it is not JSON."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None

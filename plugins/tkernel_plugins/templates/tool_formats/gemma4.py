@@ -47,10 +47,11 @@ def _parameters(schema: Mapping[str, Any]) -> Text:
 
 
 def _declaration(tool: Tool) -> Text:
-    parts = ["description:" + _quoted(tool.get("description", ""))]
+    parts = ["description:" + _quoted(tool.get("description") or "")]
     if tool.get("parameters"):
         parts.append("parameters:" + _parameters(tool["parameters"]))
-    if response := tool.get("response"):
+    response = tool.get("response")
+    if isinstance(response, Mapping) and response:
         is_object = str(response.get("type", "")).upper() == "OBJECT"
         known = ("description", "type") if is_object else ("description",)
         parts.append("response:" + _block(_fields({key: response.get(key) for key in known})))
