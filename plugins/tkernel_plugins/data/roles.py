@@ -54,7 +54,7 @@ def _split_calls(content: str, position: int) -> tuple[str, tuple[ToolCall, ...]
     else:
         starts = (match.start() for match in re.finditer(r"[\[{]", content))
         start = next((start for start in starts if _is_json(content, start)), 0)
-        said, text = content[:start], content[start:]
+        said, text = content[:start].strip(), content[start:]
     try:
         parsed = json.loads(text)
         calls = parsed if isinstance(parsed, list) else [parsed]

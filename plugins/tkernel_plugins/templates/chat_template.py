@@ -32,7 +32,11 @@ _TEMPLATE = """\
 {%- macro said(message) %}
     {%- set reasoning = message.reasoning or message.reasoning_content %}
     {{- @OPENS@ + reasoning + @CLOSES@ if reasoning else '' }}
-    {{- plain(message.content) }}
+    {%- set content = plain(message.content) %}
+    {{- content }}
+    {%- if message.tool_calls and content.startswith(@OPENS@) and (content + @BREAKS@).endswith(@CLOSES@) %}
+        {{- @BREAKS@ }}
+    {%- endif %}
 {%- endmacro %}
 {%- macro without_thoughts(text) %}
     {%- for part in text.split(@OPENS@) %}
@@ -132,6 +136,7 @@ def chat_template(writer: Writer) -> str:
         "CALL_AFTER": call_after,
         "OPENS": opens,
         "CLOSES": closes,
+        "BREAKS": closes[len(closes.rstrip()) :],
         "OPEN_WORD": opens.strip(),
         "CLOSE_WORD": closes.strip(),
         "EMPTY": writer.empty_thought,

@@ -102,15 +102,19 @@ class Writer:
     def _said(self, reply: Message) -> Text:
         """Thought and content of a reply; a thought inside the content is the template's structure too."""
         opens, closes = self.thought_words
-        own = list(reply.expanded)
-        for thought in self.thought.finditer(reply.content):
+        own, content = list(reply.expanded), reply.content
+        breaks = closes[len(closes.rstrip()) :]
+        # What separates a thought from the calls after it is the template's.
+        if reply.tool_calls and content.startswith(opens) and (content + breaks).endswith(closes):
+            content += breaks
+        for thought in self.thought.finditer(content):
             start, end = thought.span()
             own += [(start, start + len(opens)), (end - len(closes), end)]
-        content = Text.of_data(reply.content, tuple(own))
-        return opens + Text.of_data(reply.reasoning) + closes + content if reply.reasoning else content
+        said = Text.of_data(content, tuple(own))
+        return opens + Text.of_data(reply.reasoning) + closes + said if reply.reasoning else said
 
     def _before_calls(self, text: Text) -> Text:
-        """What a reply says before its calls: its thought without the white space around it, or any text."""
+        """What a reply says before its calls, which is mostly a thought."""
         said = text.text.strip()
         if said and not self.text_before_calls:
             raise DataError(
@@ -122,9 +126,6 @@ class Writer:
                 f"between {self.thought_words[0]!r} and {self.thought_words[1]!r}",
                 hint="Give the thought as `reasoning` of the message instead.",
             )
-        thought = self.thought.search(text.text)
-        if thought and not (text.text[: thought.start()] + text.text[thought.end() :]).strip():
-            return text.part(*thought.span())
         return text
 
     def _without_thoughts(self, text: Text) -> Text:

@@ -88,6 +88,15 @@ def test_a_system_prompt_of_the_options_is_the_default_of_the_jinja_form(rendere
     assert jinja_text(used, conversation, add_generation_prompt=True) == prompt_text(used, conversation)
 
 
+@pytest.mark.parametrize("name", ["chatml", "glm4_7", "qwen3"])
+@pytest.mark.parametrize("content", ["<think>\nW.\n</think>", "<think>\nW.\n</think>\n\n", "W."])
+def test_text_before_calls_is_the_same_in_jinja(renderer: Renderers, name: str, content: str) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    said = {"role": "assistant", "content": content, "tool_calls": [call]}
+    conversation = Conversation.from_row({"messages": [{"role": "user", "content": "2+3?"}, said]})
+    assert jinja_text(renderer(name), conversation) == renderer(name).text(conversation)
+
+
 def test_the_jinja_form_refuses_text_before_calls_where_the_template_does(renderer: Renderers) -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
     said = {"role": "assistant", "content": "Let me look.", "tool_calls": [call]}

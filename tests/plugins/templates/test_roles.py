@@ -25,7 +25,7 @@ def function(content: str) -> list[dict[str, str]]:
         ('{"name": "f", "arguments": "{\\"a\\": 1}"}', "", [("f", '"{\\"a\\": 1}"')]),
         (
             '<think>\nW{ll\n</think>\n\n{"name": "f", "arguments": {}}',
-            "<think>\nW{ll\n</think>\n\n",
+            "<think>\nW{ll\n</think>",
             [("f", "{}")],
         ),
         ('◁think▷[W]◁/think▷[{"name": "f", "arguments": {}}]', "◁think▷[W]◁/think▷", [("f", "{}")]),

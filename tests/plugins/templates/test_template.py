@@ -15,6 +15,7 @@ from tkernel.testing import tiny
 from tkernel.types.conversation import Conversation, Message, ToolCall
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import TemplateRequest
+from tkernel_plugins.data.roles import from_llamafactory
 from tkernel_plugins.templates.auto import TEMPLATE as AUTO
 from tkernel_plugins.templates.options import TemplateOptions
 from tkernel_plugins.templates.slots import BOS, CONTENT, EOS, Token
@@ -109,6 +110,23 @@ def test_arguments_are_written_one_by_one(renderer: Renderers, name: str) -> Non
     if name != "gemma4":
         with pytest.raises(DataError, match="arguments of the call to 'f' are not a JSON object"):
             renderer(name).text(question(Message("assistant", tool_calls=(ToolCall("f", "[1]"),))))
+
+
+@pytest.mark.parametrize(
+    ("content", "qwen3", "glm4_7"),
+    [
+        ('<think>\nW.\n</think>\n\n{"name": "f", "arguments": {}}', "\n\n", ""),
+        ('\n<think>\nW.\n</think>\n{"name": "f", "arguments": {}}', "\n\n", ""),
+        ('<think>\nW.\n</think>\n\n<tool_call>{"name": "f", "arguments": {}}</tool_call>', "\n\n", "\n\n"),
+    ],
+)
+def test_between_a_thought_and_calls_stands_what_llama_factory_writes(
+    renderer: Renderers, content: str, qwen3: str, glm4_7: str
+) -> None:
+    asked = [{"role": "user", "content": "a"}, {"role": "function", "content": content}]
+    conversation = from_llamafactory(asked)
+    assert f"<think>\nW.\n</think>{qwen3}<tool_call>\n{{" in renderer("qwen3").text(conversation)
+    assert f"<think>\nW.\n</think>{glm4_7}\n<tool_call>f" in renderer("glm4_7").text(conversation)
 
 
 def test_a_thought_in_other_words_before_a_call_is_a_data_error(renderer: Renderers) -> None:
