@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,6 +46,22 @@ class Reply:
     token_ids: tuple[int, ...]
     finish_reason: str
     message: Message
+
+
+def collect(deltas: Iterable[Delta], count: int, parse: Callable[[str], Message]) -> list[Reply]:
+    """The replies to `count` conversations from the pieces of a stream; `parse` is a renderer's `parse_reply`."""
+    texts: list[list[str]] = [[] for _ in range(count)]
+    ids: list[list[int]] = [[] for _ in range(count)]
+    reasons = ["length"] * count
+    for delta in deltas:
+        texts[delta.index].append(delta.text)
+        ids[delta.index].extend(delta.token_ids)
+        reasons[delta.index] = delta.finish_reason or reasons[delta.index]
+    joined = ["".join(pieces) for pieces in texts]
+    return [
+        Reply(text, tuple(tokens), reason, parse(text))
+        for text, tokens, reason in zip(joined, ids, reasons, strict=True)
+    ]
 
 
 class Engine(Protocol):

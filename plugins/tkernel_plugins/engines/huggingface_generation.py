@@ -16,7 +16,7 @@ from transformers.generation import BaseStreamer
 from tkernel.errors import TkError
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.conversation import Conversation
-from tkernel.types.engine import Delta, Reply, Sampling
+from tkernel.types.engine import Delta, Reply, Sampling, collect
 from tkernel.types.media import MediaProcessor, MediaRefs
 from tkernel.types.rendering import Renderer
 from tkernel_plugins.engines.huggingface import Options
@@ -63,18 +63,7 @@ class TransformersEngine:
 
     def reply(self, conversations: Sequence[Conversation], sampling: Sampling | None = None) -> list[Reply]:
         """Whole replies; see `Engine.reply`."""
-        texts: list[list[str]] = [[] for _ in conversations]
-        ids: list[list[int]] = [[] for _ in conversations]
-        reasons = ["length"] * len(conversations)
-        for delta in self.stream(conversations, sampling):
-            texts[delta.index].append(delta.text)
-            ids[delta.index].extend(delta.token_ids)
-            reasons[delta.index] = delta.finish_reason or reasons[delta.index]
-        joined = ["".join(pieces) for pieces in texts]
-        return [
-            Reply(text, tuple(tokens), reason, self.renderer.parse_reply(text))
-            for text, tokens, reason in zip(joined, ids, reasons, strict=True)
-        ]
+        return collect(self.stream(conversations, sampling), len(conversations), self.renderer.parse_reply)
 
     def close(self) -> None:
         """Let go of the model."""

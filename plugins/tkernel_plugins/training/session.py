@@ -28,7 +28,7 @@ from tkernel_plugins.training.options import TrainingOptions
 from tkernel_plugins.training.progress import ProgressBar, progress_callback
 from tkernel_plugins.training.quiet import quiet
 from tkernel_plugins.training.saving import save_generation_config
-from tkernel_plugins.training.summary import Summary
+from tkernel_plugins.training.summary import Summary, template_notes
 from tkernel_plugins.training.trainer import SupervisedTrainer
 
 Metrics = dict[str, float]
@@ -57,7 +57,7 @@ def run(
     interrupt = StopOnInterrupt()
     for callback in (
         _Metering(trainer),
-        Summary(request, data, resume.notes),
+        Summary(request, data, [*resume.notes, *template_notes(request)]),
         progress,
         TrainerLog(output_dir),
         interrupt,

@@ -38,6 +38,16 @@ def device_words(args: TrainingArguments) -> str:
     return f"{args.device} {name}{unused}"
 
 
+def template_notes(request: StageRequest) -> list[str]:
+    """Where a named template first differs from the model's own; empty if they agree or there is none."""
+    from tkernel_plugins.templates.comparison import first_difference
+
+    difference = first_difference(request.renderer, request.bundle.tokenizer)
+    if difference is None:
+        return []
+    return [f"template {request.renderer.name} differs from the model's own: {difference}"]
+
+
 class Summary(TrainerCallback):
     """Prints the screen when training begins, when the number of steps is known."""
 

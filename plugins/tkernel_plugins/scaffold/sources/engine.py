@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tkernel import hookimpl
 from tkernel.errors import TkError
-from tkernel.types.engine import Delta, Reply, Sampling
+from tkernel.types.engine import Delta, Sampling, collect
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,7 @@ class Engine:
                 yield Delta(index, piece, (reply[-1],), reason)
 
     def reply(self, conversations, sampling=None):
-        deltas = list(self.stream(conversations, sampling))
-        replies = []
-        for index in range(len(conversations)):
-            mine = [delta for delta in deltas if delta.index == index]
-            text = "".join(delta.text for delta in mine)
-            ids = tuple(token for delta in mine for token in delta.token_ids)
-            replies.append(Reply(text, ids, mine[-1].finish_reason, self.renderer.parse_reply(text)))
-        return replies
+        return collect(self.stream(conversations, sampling), len(conversations), self.renderer.parse_reply)
 
     def close(self):
         self.module = None
