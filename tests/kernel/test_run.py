@@ -91,7 +91,9 @@ def test_a_folder_that_holds_a_run_is_refused_until_the_user_says_what_is_meant(
     assert toy.tk("run", "run.yaml").returncode == 0
     again = toy.tk("run", "run.yaml")
     assert again.returncode == 1
-    assert again.stderr.startswith("tk: out holds the result of another run, or other files\n  Choose another")
+    assert again.stderr.startswith(
+        "tk: out holds the result of another run, or other files\n  Choose another"
+    )
     assert toy.tk("run", "run.yaml", "overwrite_output_dir=true").returncode == 0
 
 

@@ -114,7 +114,12 @@ class StageRequest:
     seed: int = 42
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The resolved flat configuration, for the model card."""
-    slots: Slots = field(default_factory=partial(Slots, "train_stage", once=("optimizer", "loss"), accumulating=("callbacks",)), compare=False)
+    slots: Slots = field(
+        default_factory=partial(
+            Slots, "train_stage", once=("optimizer", "loss"), accumulating=("callbacks",)
+        ),
+        compare=False,
+    )
 
 
 @dataclass(frozen=True)
