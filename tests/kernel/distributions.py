@@ -128,7 +128,7 @@ class Site:
     def run(self, code: str) -> subprocess.CompletedProcess[str]:
         """Run `code` in a fresh interpreter with this folder on the path."""
         return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
+            [sys.executable, "-P", "-c", textwrap.dedent(code)],
             env={**os.environ, "PYTHONPATH": str(self.folder), "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
