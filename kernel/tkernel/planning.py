@@ -15,6 +15,7 @@ from tkernel.choose import choose
 from tkernel.config.bind import Bound, Owner, bind, run_options
 from tkernel.config.datasets import columns_of, resolve
 from tkernel.config.options import RunOptions
+from tkernel.config.read import Setting
 from tkernel.config.settle import Settings, settle
 from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.doors import object_entry, open_doors
@@ -29,6 +30,9 @@ from tkernel.types.plan import Choice, Plan
 
 FOR_TRAINING = ("model_name_or_path", "dataset", "output_dir")
 """Keys without which `tk run` has nothing to do."""
+
+IN_MEMORY = "plugins=[...]"
+"""The origin of plugin objects that a notebook gives."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Session:
     train: tuple[DatasetEntry, ...] = ()
     evaluation: tuple[DatasetEntry, ...] = ()
     objects: InMemory = field(default_factory=InMemory)
+    plugins: tuple[str, ...] = ()
+    """What `plugins:` and `--plugin` named, in order."""
 
     @property
     def options(self) -> RunOptions:
@@ -92,8 +98,11 @@ class Session:
         distributions = {c.distribution for c in (*self.plan.choices, *self.plan.extensions)}
         versions = lock.installed_versions(sorted({*lock.LIBRARIES, *distributions} - {"file", "object"}))
         seeds = {"seed": self.options.seed}
-        settings = tuple(self.settings.setting(key) for key in self.settings)
-        return lock.Lock(settings, lock.plan_of(self.plan), versions, hashes, seeds)
+        settings = [self.settings.setting(key) for key in self.settings if key != "plugins"]
+        if self.plugins:  # those of the command line too, without which a replay would be another run
+            origin = self.settings.origin("plugins") or "--plugin"
+            settings.append(Setting("plugins", list(self.plugins), origin))
+        return lock.Lock(tuple(settings), lock.plan_of(self.plan), versions, hashes, seeds)
 
 
 def open_session(
@@ -156,7 +165,8 @@ def open_session(
     for extension in plan.extensions:
         active.bind(extension, bound.options(label(extension)))
     assert facts is not None  # without facts there was a problem, and `bind` has raised
-    session = Session(settings, bound, facts, plan, active, train, evaluation, objects)
+    named = tuple(pin.name for pin in pins.plugins if pin.origin != IN_MEMORY)
+    session = Session(settings, bound, facts, plan, active, train, evaluation, objects, named)
     if str(config).endswith(lock.FILE_NAME):
         refuse_replay(Path(str(config)), session)
     return session
@@ -228,8 +238,8 @@ def find_pins(run: RunOptions, settings: Settings, plugins: Sequence[Any]) -> tu
         else:
             door = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
             objects.append(object_entry(plugin, door, door))
-            wanted.append(Wanted(door, "plugins"))
-    index = open_doors([pin.name for pin in wanted if pin.origin != "plugins"], index.adding(objects))
+            wanted.append(Wanted(door, IN_MEMORY))
+    index = open_doors([pin.name for pin in wanted if pin.origin != IN_MEMORY], index.adding(objects))
     used = [key for key in use_names(index) if settings.get(key) in (True, "yes", "on", "true")]
     return index, Pins(tuple(wanted), tuple(Wanted(key, settings.origin(key)) for key in used))
 

@@ -108,6 +108,12 @@ def test_a_lock_is_replayed_and_refused_when_the_data_has_changed(toy: Toy) -> N
     assert "- hashes dataset rows: sha256:" in refused.stderr
 
 
+def test_a_replay_has_the_plugins_of_the_command_line(toy: Toy) -> None:
+    assert toy.tk("run", "run.yaml", "--plugin", "loud").returncode == 0
+    replayed = toy.tk("run", "out/run.lock.json", "output_dir=again")
+    assert replayed.stdout == "loud saw step\nloud: done\nsaved to again after 3 steps\n", replayed.stderr
+
+
 def test_plan_prints_hook_provider_distribution_and_why(toy: Toy) -> None:
     done = toy.tk("plan", "run.yaml", "--plugin", "loud")
     assert done.returncode == 0, done.stderr
