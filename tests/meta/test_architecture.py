@@ -84,6 +84,13 @@ def test_a_plugin_imports_no_other_plugin_and_nothing_heavy_at_module_level(modu
     assert not [n for n in imports(path, module_level=True) if n.split(".")[0] in HEAVY]
 
 
+@pytest.mark.parametrize("library", ["data", "training", "serving"])
+def test_a_library_imports_nothing_from_the_folders_of_plugins(library: str) -> None:
+    folders = tuple(f"tkernel_plugins.{kind}" for kind in KINDS)
+    found = {(identity(p), n) for p in sources(PLUGINS / library) for n in imports(p)}
+    assert not [pair for pair in found if pair[1].startswith(folders)]
+
+
 @pytest.mark.parametrize("path", [*sources(KERNEL), *sources(PLUGINS)], ids=identity)
 def test_files_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400

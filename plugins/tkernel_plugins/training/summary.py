@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.training.arguments import precision
+from tkernel_plugins.training.comparison import first_difference
 
 
 def parameter_counts(module: torch.nn.Module) -> tuple[int, int]:
@@ -40,8 +41,6 @@ def device_words(args: TrainingArguments) -> str:
 
 def template_notes(request: StageRequest) -> list[str]:
     """Where a named template first differs from the model's own; empty if they agree or there is none."""
-    from tkernel_plugins.templates.comparison import first_difference
-
     difference = first_difference(request.renderer, request.bundle.tokenizer)
     if difference is None:
         return []

@@ -9,7 +9,7 @@ import pytest
 
 from tkernel.rendering import SegmentRenderer
 from tkernel.testing import tiny
-from tkernel_plugins.templates.comparison import first_difference
+from tkernel_plugins.training.comparison import first_difference
 from tkernel_plugins.templates.vendors.generic import CHATML
 
 Renderers = Callable[..., SegmentRenderer]
