@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tkernel.errors import AmbiguousProvider, NoProvider, UsageError
+from tkernel.testing import AdapterContract
 from tkernel.testing.contract import HEAVY, find_plugin
 from tkernel.testing.run import run_contract
 
@@ -99,3 +100,17 @@ def test_a_file_of_plugins_gives_the_one_of_the_kind(tmp_path):
     assert find_plugin("template", str(file)).object.name == "demo"
     with pytest.raises(NoProvider):
         find_plugin("stage", str(file))
+
+
+def test_what_a_file_of_plugins_imports_is_checked_too(tmp_path):
+    light, heavy = tmp_path / "light.py", tmp_path / "heavy.py"
+    light.write_text("from tk_demo_adapter import ADAPTER\n")
+    heavy.write_text("import numpy\nfrom tk_demo_adapter import ADAPTER\n")
+
+    class OfAFile(AdapterContract):
+        plugin = str(light)
+
+    OfAFile().test_importing_the_plugin_imports_nothing_heavy()
+    OfAFile.plugin = str(heavy)
+    with pytest.raises(AssertionError, match="imports numpy"):
+        OfAFile().test_importing_the_plugin_imports_nothing_heavy()

@@ -13,6 +13,7 @@ from tkernel.activate import Loader
 from tkernel.doors import is_door, open_door
 from tkernel.errors import AmbiguousProvider, NoProvider
 from tkernel.hookspecs import KINDS
+from tkernel.imports import module_of
 from tkernel.index import Entry, normalise, read_index
 from tkernel.shape import check_shape
 
@@ -93,13 +94,15 @@ class Contract:
 
     def test_importing_the_plugin_imports_nothing_heavy(self) -> None:
         """A plugin's module imports tkernel and the standard library; torch & co. come inside the hook."""
-        module = self.entry.target.partition(":")[0]
+        module = module_of(self.entry)
         if not module:
             import pytest
 
             pytest.skip("the plugin was given as an object; name its entry point to check its imports")
+        of_a_file = f"import runpy; runpy.run_path({module!r})"
         script = (
-            f"import sys; sys.path[:] = {sys.path!r}; import {module}; "
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"{of_a_file if module.endswith('.py') else f'import {module}'}; "
             f"print(' '.join(name for name in {HEAVY!r} if name in sys.modules))"
         )
         child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
