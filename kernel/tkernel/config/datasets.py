@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ TAGS = tuple(
 )
 FORMATS = ("alpaca", "sharegpt", "openai")
 """Formats whose `columns` and `tags` are LLaMA-Factory's; another one's are its plugin's to check."""
+
+NOT_DATA = ("dataset_info.json", "dataset_dict.json", "state.json")
+"""What LLaMA-Factory and `datasets.save_to_disk` put beside the data."""
 
 CHUNK = 1 << 16
 LARGEST_ROW = 1 << 26
@@ -182,6 +185,18 @@ def _check_keys(
             )
 
 
+def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The data files of a folder (not of those in it), sorted; `suffixes` are in lower case."""
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in suffixes
+        and file.name not in NOT_DATA
+        and not file.name.startswith(".")
+        and file.is_file()
+    )
+
+
 def columns_of(entry: DatasetEntry) -> tuple[str, ...] | None:
     """Column names of the first row of a local file, or of the first file of a folder; None if unknown.
 
@@ -192,11 +207,11 @@ def columns_of(entry: DatasetEntry) -> tuple[str, ...] | None:
         return None
     path = entry.path
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in _READERS and file.is_file())
+        files = files_in(path, _READERS)
         if not files:
             return None
         path = files[0]
-    reader = _READERS.get(path.suffix)
+    reader = _READERS.get(path.suffix.lower())
     try:
         return reader(path) if reader else None
     except (OSError, ValueError, csv.Error):

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tkernel.config.datasets import files_in
 from tkernel.errors import DataError
 from tkernel_plugins.data.json_reader import read_json, read_json_lines
 from tkernel_plugins.data.raw import RawRow, numbered_lines
-
-# What `datasets.save_to_disk` and LLaMA-Factory put beside the data.
-_NOT_DATA = ("dataset_info.json", "dataset_dict.json", "state.json")
 
 
 def read_csv(path: Path) -> Iterator[RawRow]:
@@ -133,11 +131,7 @@ def data_files(path: Path) -> list[Path]:
     """The files that `path` stands for."""
     kinds = ", ".join(suffix[1:] for suffix in READERS)
     if path.is_dir():
-        files = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix.lower() in READERS and file.name not in _NOT_DATA and not file.name.startswith(".")
-        )
+        files = files_in(path, READERS)
         if not files:
             raise DataError(f"{path}: no data files in this folder; kinds that are read: {kinds}")
         suffixes = sorted({file.suffix.lower() for file in files})

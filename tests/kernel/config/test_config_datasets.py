@@ -197,6 +197,16 @@ def test_columns_of_a_long_first_row_and_of_a_folder() -> None:
     assert columns_of(DatasetEntry("a", "data")) == ("instruction", "output")
 
 
+def test_columns_of_a_folder_are_those_of_its_data_however_the_files_are_spelled() -> None:
+    Path("data/nested").mkdir()
+    Path("data/nested/a.jsonl").write_text('{"never": 1}\n')
+    Path("data/.a.jsonl").write_text('{"never": 1}\n')
+    declare(x={"file_name": "train.JSONL"})
+    Path("data/train.JSONL").write_text('{"messages": []}\n')
+    assert columns_of(DatasetEntry("a", "data")) == ("messages",)
+    assert columns_of(DatasetEntry("a", "data/train.JSONL")) == ("messages",)
+
+
 def test_columns_of_parquet_and_arrow_files() -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import ipc, parquet

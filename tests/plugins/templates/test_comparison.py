@@ -9,8 +9,8 @@ import pytest
 
 from tkernel.rendering import SegmentRenderer
 from tkernel.testing import tiny
-from tkernel_plugins.training.comparison import first_difference
 from tkernel_plugins.templates.vendors.generic import CHATML
+from tkernel_plugins.training.comparison import first_difference
 
 Renderers = Callable[..., SegmentRenderer]
 
