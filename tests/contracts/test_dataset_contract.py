@@ -64,4 +64,3 @@ class TestOpenai(DatasetContract):
 
 class TestText(DatasetContract):
     plugin = "text"
-    rows = "text"

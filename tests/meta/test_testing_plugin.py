@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from tkernel.errors import AmbiguousProvider, NoProvider, UsageError
-from tkernel.testing import AdapterContract
-from tkernel.testing.contract import HEAVY, find_plugin
+from tkernel.errors import AmbiguousProvider, InvalidPlugin, NoProvider, UsageError
+from tkernel.testing import AdapterContract, TemplateContract
+from tkernel.testing.contract import HEAVY, find_plugin, suite_of
 from tkernel.testing.run import run_contract
 
 
@@ -58,6 +58,37 @@ def test_the_same_seed_gives_the_same_tiny_model(tiny_model):
 def test_a_contract_needs_a_kind_that_has_one():
     with pytest.raises(UsageError, match="no contract for 'command'"):
         run_contract("command", "chat")
+
+
+def test_a_suite_has_the_attributes_that_the_plugin_gives():
+    suite = suite_of("template", "gpt_oss")
+    assert issubclass(suite, TemplateContract)
+    assert suite.plugin == "gpt_oss"
+    assert "final" in suite.reply_prefix
+    assert suite_of("adapter", "lora").options == {}
+
+
+def test_a_plugin_that_gives_what_the_suite_does_not_know_is_told(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from tk_demo_template import TEMPLATE\n"
+        "class Mine(type(TEMPLATE)):\n"
+        "    contract = {'seperator': 'x'}\n"
+        "del TEMPLATE\n"
+        "PLUGIN = Mine()\n"
+    )
+    with pytest.raises(InvalidPlugin, match="'seperator', which TemplateContract does not know") as caught:
+        suite_of("template", str(file))
+    assert caught.value.hint == "Did you mean 'separator'?"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("template", "chatglm3"), ("dataset", "text")])
+def test_unusual_built_in_plugins_pass_without_a_test_file(kind, name):
+    script = "import sys; from tkernel.testing.run import run_contract; sys.exit(run_contract(*sys.argv[1:]))"
+    child = subprocess.run(
+        [sys.executable, "-c", script, kind, name], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stdout
 
 
 def test_a_contract_names_what_is_installed():

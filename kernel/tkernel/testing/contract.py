@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tkernel.activate import Loader
+from tkernel.config.suggest import did_you_mean
 from tkernel.doors import is_door, open_door
-from tkernel.errors import AmbiguousProvider, NoProvider
+from tkernel.errors import AmbiguousProvider, InvalidPlugin, NoProvider
 from tkernel.hookspecs import KINDS
 from tkernel.imports import module_of
 from tkernel.index import Entry, normalise, read_index
 from tkernel.shape import check_shape
+from tkernel.testing import CONTRACTS
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "peft", "trl", "accelerate", "rich")
 """What no plugin's module imports at module level: listing and planning would wait for it."""
@@ -53,6 +56,26 @@ def find_plugin(kind: str, plugin: str) -> Entry:
             hint="After a change of entry points, install the distribution again: pip install -e .",
         )
     return dataclasses.replace(found[0], object=Loader()(found[0]))
+
+
+def suite_of(kind: str, plugin: str) -> type[Contract]:
+    """The suite of a plugin, with the attributes that the plugin itself gives in `contract`.
+
+    Raises:
+        NoProvider, AmbiguousProvider, PluginError: see `find_plugin`.
+        InvalidPlugin: `contract` names something that the suite does not have.
+    """
+    module, _, name = CONTRACTS[kind].partition(":")
+    suite: type[Contract] = getattr(importlib.import_module(module), name)
+    entry = find_plugin(kind, plugin)
+    told: Mapping[str, Any] = getattr(entry.object, "contract", {})
+    for attribute in told:
+        if not hasattr(suite, attribute):
+            hint = did_you_mean(attribute, [known for known in dir(suite) if known[0] != "_"])
+            raise InvalidPlugin(
+                f"{entry}: `contract` has {attribute!r}, which {name} does not know.", hint=hint
+            )
+    return type(f"Test{kind.title()}", (suite,), {"plugin": plugin, **told})
 
 
 class Contract:

@@ -53,8 +53,8 @@ class DatasetContract(Contract):
     """Canonical rows, their origin and their counts, from files that the suite writes."""
 
     kind = "dataset"
-    rows: ClassVar[str] = "supervised"
-    """The kind of rows that is asked for and expected."""
+    rows: ClassVar[str | None] = None
+    """The kind of rows that is asked for and expected; default: the plugin's own `rows`, else `supervised`."""
     examples: ClassVar[Sequence[Mapping[str, Any]] | None] = None
     """Three or more raw rows that are good; default: those of the plugin's own `examples`, or of the format
     that comes with tk under this name."""
@@ -66,6 +66,11 @@ class DatasetContract(Contract):
     tags: ClassVar[Mapping[str, str] | None] = None
     drop: ClassVar[Mapping[str, Any]] = {"on_bad_row": "drop"}
     """The option that drops bad rows instead of raising."""
+
+    @property
+    def kind_of_rows(self) -> str:
+        """The kind of rows that is asked for."""
+        return str(self.rows or getattr(self.provider, "rows", "supervised"))
 
     def raw_rows(self) -> list[dict[str, Any]]:
         """The good raw rows."""
@@ -83,7 +88,7 @@ class DatasetContract(Contract):
         if self.said is not None:
             return [list(messages) for messages in self.said]
         known = self.raw_rows() == list(EXAMPLES.get(ALIASES.get(self.name, self.name), ()))
-        return [list(messages) for messages in SAID] if known and self.rows == "supervised" else None
+        return [list(messages) for messages in SAID] if known and self.kind_of_rows == "supervised" else None
 
     def rejected_row(self) -> dict[str, Any]:
         """A row that must be rejected."""
@@ -91,18 +96,18 @@ class DatasetContract(Contract):
 
     def load(self, file: Path, **options: Any) -> tuple[list[dict[str, Any]], DatasetReport, Any]:
         """Call the hook: its rows as dicts, the report, and the dataset itself."""
-        ranking = self.rows == "preference"
+        ranking = self.kind_of_rows == "preference"
         declared: dict[str, Any] = {"columns": self.columns, "tags": self.tags, "ranking": ranking}
         entry = DatasetEntry("contract", str(file), formatting=self.name, **declared)
         report = DatasetReport("contract")
-        request = DatasetRequest(entry, report, self.rows, self.bound_options(**options))
+        request = DatasetRequest(entry, report, self.kind_of_rows, self.bound_options(**options))
         dataset = self.provider.load_dataset(request)
         return list(dataset), report, dataset
 
     def test_columns_are_canonical(self, tmp_path: Path) -> None:
         """The columns of the kind of rows, `origin`, columns of media, and no others."""
         rows, _, dataset = self.load(write_jsonl(tmp_path / "rows.jsonl", self.raw_rows()))
-        required = {*COLUMNS[self.rows], "origin"}
+        required = {*COLUMNS[self.kind_of_rows], "origin"}
         assert required <= set(dataset.column_names) <= {*required, *OPTIONAL}
         assert all(row.keys() == set(dataset.column_names) for row in rows)
 

@@ -12,11 +12,9 @@ from tkernel.testing import CONTRACTS
 from tkernel.testing.contract import find_plugin
 
 TEST_FILE = """\
-from {module} import {suite}
+from tkernel.testing.contract import suite_of
 
-
-class Test{title}({suite}):
-    plugin = {plugin!r}
+TestContract = suite_of({kind!r}, {plugin!r})
 """
 
 
@@ -47,9 +45,8 @@ def run_contract(kind: str, name: str, arguments: Sequence[str] = ()) -> int:
     find_plugin(kind, name)
     import pytest
 
-    module, _, suite = CONTRACTS[kind].partition(":")
     with tempfile.TemporaryDirectory(prefix="tk-contract-") as folder:
         file = Path(folder) / "test_contract.py"
-        file.write_text(TEST_FILE.format(module=module, suite=suite, title=kind.title(), plugin=name))
+        file.write_text(TEST_FILE.format(kind=kind, plugin=name))
         options = ["-v", "-p", "no:cacheprovider", f"--rootdir={folder}", *arguments]
         return int(pytest.main([*options, str(file)]))

@@ -38,6 +38,7 @@ class Text:
 
     name = "text"
     Options = RowOptions
+    rows = "text"
 
     @hookimpl
     def load_dataset(self, request: DatasetRequest) -> datasets.Dataset:

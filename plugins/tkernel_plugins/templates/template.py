@@ -6,6 +6,8 @@ conversation becomes turns is the same for all of them (`tkernel_plugins.templat
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -17,7 +19,7 @@ from tkernel.types.requests import TemplateRequest
 from tkernel_plugins.templates.chat_template import chat_template
 from tkernel_plugins.templates.options import TemplateOptions
 from tkernel_plugins.templates.reply_parser import parse_reply
-from tkernel_plugins.templates.slots import CONTENT, EOS, Slots
+from tkernel_plugins.templates.slots import CONTENT, EOS, Slots, Token
 from tkernel_plugins.templates.special_tokens import add_stop_words
 from tkernel_plugins.templates.tool_formats import TOOL_FORMATS, ToolFormat
 from tkernel_plugins.templates.writer import Writer
@@ -70,6 +72,31 @@ class Template:
     media: str | None = None
     """The media processor that goes with the template unless the model names another."""
 
+    @property
+    def contract(self) -> Mapping[str, Any]:
+        """What the contract suite of templates cannot know: the tokens that this one writes by name, and
+        what stands around its replies."""
+        from tkernel.testing.tiny import SPECIAL_TOKENS
+
+        slots = (*self.prefix, *self.system, *self.user, *(self.observation or ()))
+        named = (slot.text for slot in slots if isinstance(slot, Token))
+        eos = self.stop_words[0] if self.replace_eos else "<|im_end|>"
+        written = "".join(slot if isinstance(slot, str) else eos for slot in self.assistant)
+        before, _, after = written.partition(CONTENT)
+        thought = re.escape(self.no_thought) if self.reasoning else ""
+        return {
+            "special_tokens": tuple(dict.fromkeys((*SPECIAL_TOKENS, *named))),
+            "efficient_eos": self.efficient_eos,
+            "reply_prefix": thought + re.escape(before),
+            "terminator": re.escape(after + eos if self.efficient_eos else after),
+            "markup": ("<think>", "</think>", *(word.strip() for word in self.thought_words)),
+        }
+
+    @property
+    def no_thought(self) -> str:
+        """What is written where a reply has no thought."""
+        return "".join(self.thought_words) if self.empty_thought is None else self.empty_thought
+
     @hookimpl
     def render_template(self, request: TemplateRequest) -> SegmentRenderer:
         return self.renderer(request.tokenizer, request.options or TemplateOptions())
@@ -102,7 +129,7 @@ class Template:
             system_in_user=self.system_in_user,
             reasoning=self.reasoning,
             thought_words=self.thought_words,
-            empty_thought="".join(self.thought_words) if self.empty_thought is None else self.empty_thought,
+            empty_thought=self.no_thought,
             default_system=self.default_system if options.default_system is None else options.default_system,
             enable_thinking=options.enable_thinking,
             preserve_thinking=options.preserve_thinking,
