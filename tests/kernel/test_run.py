@@ -148,6 +148,21 @@ def test_an_error_of_a_plugin_shows_its_traceback(toy: Toy) -> None:
     assert json.loads(calls[-1])["error"] == "ValueError: no gradient today"
 
 
+def test_the_list_of_plugins_shows_what_a_run_makes_active_and_blocks(toy: Toy) -> None:
+    words = ("plugins", "list", "--run", "run.yaml", "--plugin", "no:loud")
+    states = {line.split(" ")[0]: line for line in toy.tk(*words).stdout.splitlines()}
+    assert states["adapter:toy"].split() == ["adapter:toy", "tk-toy", "0.1", "active"]
+    assert states["extension:loud"].endswith("blocked: by no:loud (--plugin)")
+    assert states["adapter:lora"].endswith("available")
+
+
+def test_a_name_of_several_kinds_has_no_one_contract(toy: Toy) -> None:
+    done = toy.tk("plugins", "test", "toy")
+    assert done.returncode == 2
+    assert "'toy' is the name of" in done.stderr
+    assert "adapter:toy" in done.stderr
+
+
 def test_planning_and_mistakes_leave_everything_heavy_alone(toy: Toy) -> None:
     code = """
 import sys

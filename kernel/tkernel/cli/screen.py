@@ -28,10 +28,14 @@ def plan_rows(session: Session) -> list[tuple[str, str, str, str]]:
 
     def row(choice: Choice) -> tuple[str, str, str, str]:
         hook = f"{choice.hook} {choice.subject}" if choice.subject else choice.hook
-        version = choice.version[:19] if choice.version.startswith("sha256:") else choice.version
-        return hook, f"{choice.kind}:{choice.name}", f"{choice.distribution} {version}", why(choice)
+        return hook, f"{choice.kind}:{choice.name}", origin(choice.distribution, choice.version), why(choice)
 
     return [row(choice) for choice in (*session.plan.choices, *session.plan.extensions)]
+
+
+def origin(distribution: str, version: str) -> str:
+    """Distribution and version; of the digest of a file its first twelve digits."""
+    return f"{distribution} {version[:19] if version.startswith('sha256:') else version}"
 
 
 def why(choice: Choice) -> str:

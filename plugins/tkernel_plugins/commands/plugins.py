@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from tkernel.activate import Loader
-from tkernel.cli.screen import table
+from tkernel.cli.run import Plugins
+from tkernel.cli.screen import origin, table
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import NoProvider, TkError, UsageError
 from tkernel.index import ALL_KINDS, Entry, Index, read_index
@@ -30,26 +32,42 @@ KINDS_HELP = "One of: " + ", ".join(ALL_KINDS)
 @app.command("list")
 def list_plugins(
     kind: Annotated[str | None, typer.Argument(help=KINDS_HELP)] = None,
+    run: Annotated[str | None, typer.Option(help="A YAML or JSON file: what is active in that run.")] = None,
+    plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List installed plugins with their state; imports none of them.
+    """List installed plugins with their state; without `--run` and doors, imports none of them.
 
-    Example:  tk plugins list template
+    Example:  tk plugins list template --run examples/support.yaml
     """
     if kind is not None and kind not in ALL_KINDS:
         raise UsageError(f"there is no kind {kind!r}", hint=did_you_mean(kind, ALL_KINDS) or KINDS_HELP)
-    states = [state for state in plugin_states(read_index()) if kind in (None, state.kind)]
+    states = [state for state in states_of(run, plugin or ()) if kind in (None, state.kind)]
     if as_json:
         print(json.dumps([asdict(state) for state in states], indent=2))
         return
     print(table([row(state) for state in states], ("plugin", "distribution", "state")))
 
 
+def states_of(run: str | None, plugins: Sequence[str]) -> list[PluginState]:
+    """The states in a run, if there is one, with what `--plugin` prefers, blocks and opens."""
+    if run is None and not plugins:
+        return plugin_states(read_index())
+    from tkernel.config.bind import run_options
+    from tkernel.config.settle import settle
+    from tkernel.planning import find_pins, open_session
+
+    plan = None if run is None else open_session(run, plugins=plugins).plan
+    settings = settle(run)
+    index, pins = find_pins(run_options(settings)[0], settings, plugins)
+    return plugin_states(index, plan, pins)
+
+
 def row(state: PluginState) -> tuple[str, str, str]:
     """One line of the list."""
     plugin = f"{state.kind}:{state.name}" if state.kind else "?"
     detail = f"{state.state}: {state.detail}" if state.detail else state.state
-    return plugin, f"{state.distribution} {state.version}", detail
+    return plugin, origin(state.distribution, state.version), detail
 
 
 @app.command()
@@ -122,7 +140,11 @@ def test(
 
     kind, colon, name = plugin.partition(":")
     if not colon:
-        kind, name = named(read_index(), plugin)[0].kind, plugin
+        kinds = sorted({entry.kind for entry in named(read_index(), plugin)})
+        if len(kinds) > 1:
+            hint = f"Say which one: {' or '.join(f'{kind}:{plugin}' for kind in kinds)}."
+            raise UsageError(f"{plugin!r} is the name of {len(kinds)} plugins", hint=hint)
+        kind, name = kinds[0], plugin
     if code := run_contract(kind, name):
         raise typer.Exit(code)
 
