@@ -16,6 +16,7 @@ from tkernel.types.requests import StageRequest
 from tkernel_plugins.training.checkpoints import Resume, find_resume
 from tkernel_plugins.training.errors import TrainingArgumentsError
 from tkernel_plugins.training.options import TrainingOptions
+from tkernel_plugins.training.reporting import missing_trackers, trackers
 
 DEFAULTS: Mapping[str, Any] = {
     # transformers' own is 500: most small runs would end without a line.
@@ -76,6 +77,7 @@ def build_arguments(
     for name in ("output_dir", "seed", "do_train", "resume_from_checkpoint"):
         values.pop(name, None)
     values = {**DEFAULTS, **values, **FIXED}
+    values["report_to"] = trackers(values["report_to"])
     values["use_cpu"] = bool(values.get("use_cpu")) or not has_accelerator()
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
 
@@ -109,7 +111,7 @@ def precision(arguments: TrainingArguments, module: torch.nn.Module) -> str:
 
 def _conflicts(request: StageRequest, values: Mapping[str, Any], options: TrainingOptions) -> list[Problem]:
     """Everything that contradicts something else or this machine, all at once."""
-    problems = []
+    problems = missing_trackers(values["report_to"])
     if wants_training(request) and not request.train:
         problems.append(
             Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from importlib.util import find_spec
 
 import pytest
 
@@ -93,6 +94,21 @@ def test_nothing_is_reported_to_anybody_and_lines_come_every_ten_steps_unless_as
     arguments = build_arguments(make_request())
     assert (arguments.report_to, arguments.logging_steps) == ([], 10)
     assert build_arguments(make_request(logging_steps=3)).logging_steps == 3
+
+
+def test_trackers_that_are_misspelt_or_not_installed_are_named_with_what_helps(make_request):
+    with pytest.raises(TrainingArgumentsError) as caught:
+        build_arguments(make_request(report_to="tensorbord, neptune"))
+    assert [(problem.message, problem.hint) for problem in caught.value.problems] == [
+        ("`report_to: tensorbord` is no tracker", "Did you mean 'tensorboard'?"),
+        ("`report_to: neptune` needs neptune, which is not installed", "Run: pip install neptune"),
+    ]
+
+
+@pytest.mark.skipif(bool(find_spec("wandb")), reason="wandb is installed")
+def test_a_tracker_with_an_extra_names_the_extra(make_request):
+    with pytest.raises(TrainingArgumentsError, match=r"pip install 'tkernel\[wandb\]'"):
+        build_arguments(make_request(report_to=["wandb"]))
 
 
 @pytest.mark.filterwarnings("error::FutureWarning")
