@@ -81,7 +81,7 @@ def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
     held_out = [load_dataset(session, entry) for entry in session.evaluation]
     bundle = load_model(session)
     renderer = render_template(session, bundle)
-    bundle = fit_vocabulary(bundle)
+    bundle = fit_vocabulary(bundle, session.options.seed)
     bundle = adapt(session, bundle, renderer)
     request = StageRequest(
         bundle=bundle,
@@ -166,11 +166,16 @@ def render_template(session: Session, bundle: ModelBundle) -> Renderer:
     return renderer
 
 
-def fit_vocabulary(bundle: ModelBundle) -> ModelBundle:
+def fit_vocabulary(bundle: ModelBundle, seed: int) -> ModelBundle:
     """Grow the embeddings if the template has added tokens for which there are no rows yet."""
     rows = bundle.module.get_input_embeddings().weight.shape[0]
     if len(bundle.tokenizer) > rows:
-        bundle.module.resize_token_embeddings(len(bundle.tokenizer))
+        import torch
+
+        # The new rows are drawn; a seed of their own makes them the same in every run.
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            bundle.module.resize_token_embeddings(len(bundle.tokenizer))
     return bundle
 
 
@@ -226,7 +231,7 @@ def open_engine(session: Session) -> Engine:
     choice = session.choice("engine")
     bundle = load_model(session, trainable=False)
     renderer = render_template(session, bundle)
-    bundle = adapt(session, fit_vocabulary(bundle), renderer, trainable=False)
+    bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer, trainable=False)
     request = EngineRequest(
         renderer=renderer,
         bundle=bundle,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,16 @@ def check_layers(folder: AdapterFolder, module: Any, model: str) -> None:
     """Compare every A and B of the adapter with the layer of `module` that it belongs to.
 
     Raises:
-        TkError: a layer that `module` does not have, or one of other sizes.
+        TkError: a layer or a row of embeddings that `module` does not have, or one of other sizes.
     """
     base = folder.config.get("base_model_name_or_path") or "another model"
     layers = dict(module.named_modules())
+    rows, last = module.get_input_embeddings().weight.shape[0], max(_trained_rows(folder), default=-1)
+    if last >= rows:
+        raise TkError(
+            f"adapter {folder.path} has an embedding for token {last}, {model} with this template has {rows}",
+            hint="Name the `template` that it was trained with; run.lock.json in its folder says which.",
+        )
     for key, shape in folder.shapes.items():
         found = re.fullmatch(r"base_model\.model\.(.+)\.lora_(A|B)\.weight", key)
         if not found:
@@ -81,6 +87,28 @@ def check_layers(folder: AdapterFolder, module: Any, model: str) -> None:
                 f"{model} has {size}",
                 hint=f"It was made for {base}: name that in `model_name_or_path`.",
             )
+
+
+def check_tokens(folder: AdapterFolder, wanted: Mapping[str, Sequence[int]], tokenizer: Any) -> None:
+    """Compare the embeddings that must be trained, `{module: ids}`, with those that the adapter holds.
+
+    Raises:
+        TkError: an id that the adapter neither trains nor saves, so that its embedding would stay random.
+    """
+    missing = sorted({token for ids in wanted.values() for token in ids} - _trained_rows(folder))
+    if missing:
+        raise TkError(
+            f"adapter {folder.path}, which is trained further, has no embedding for "
+            f"{', '.join(map(repr, tokenizer.convert_ids_to_tokens(missing)))}, new in the vocabulary",
+            hint="Name the `template` that it was trained with, or merge it with `create_new_adapter: true`.",
+        )
+
+
+def _trained_rows(folder: AdapterFolder) -> set[int]:
+    """The ids of the tokens whose embeddings the adapter holds one by one."""
+    rows = folder.config.get("trainable_token_indices") or []
+    lists = rows.values() if isinstance(rows, Mapping) else [rows]
+    return {token for ids in lists for token in ids}
 
 
 def _folder_of(name: str) -> Path:

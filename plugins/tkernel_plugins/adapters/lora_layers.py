@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from tkernel import ModelBundle
 from tkernel.errors import TkError
 from tkernel.types.requests import AdapterRequest
-from tkernel_plugins.adapters.adapter_folder import AdapterFolder, check_layers, read_adapter
+from tkernel_plugins.adapters.adapter_folder import AdapterFolder, check_layers, check_tokens, read_adapter
 from tkernel_plugins.adapters.options import names_of
 from tkernel_plugins.adapters.parts import linear_layers, matches, no_match, parts_of, short_name, under
 from tkernel_plugins.adapters.precision import print_parameters, settle_precision
@@ -37,6 +37,8 @@ def adapt(bundle: ModelBundle, request: AdapterRequest, options: LoraOptions) ->
         return bundle.replace(module=module.eval())
     if resumed:
         _check_same(resumed[0], options)
+        kept = tuple(resumed[0].config.get("modules_to_save") or ())
+        check_tokens(resumed[0], _new_tokens(module, bundle, request, kept) or {}, bundle.tokenizer)
         module = _load(module, resumed[0], bundle, trainable=True)
     else:
         module = _inject(module, bundle, request, options)
@@ -149,18 +151,25 @@ def _load(module: Any, folder: AdapterFolder, bundle: ModelBundle, *, trainable:
 
 def _check_same(folder: AdapterFolder, options: LoraOptions) -> None:
     """Options that are set and differ from the adapter that is trained further cannot take effect."""
-    default = type(options)()
+    default, had = type(options)(), folder.config
     wanted = {
-        "r": ("lora_rank", options.lora_rank, default.lora_rank),
-        "lora_alpha": ("lora_alpha", options.lora_alpha, default.lora_alpha),
-        "lora_dropout": ("lora_dropout", options.lora_dropout, default.lora_dropout),
-        "use_rslora": ("use_rslora", options.use_rslora, default.use_rslora),
-        "use_dora": ("use_dora", options.use_dora, default.use_dora),
+        "lora_rank": (options.lora_rank, had.get("r")),
+        "lora_alpha": (options.lora_alpha, had.get("lora_alpha")),
+        "lora_dropout": (options.lora_dropout, had.get("lora_dropout")),
+        "use_rslora": (options.use_rslora, had.get("use_rslora")),
+        "use_dora": (options.use_dora, had.get("use_dora")),
+        "lora_target": (_listed(options.lora_target), _listed(had.get("target_modules"))),
+        "additional_target": (_listed(options.additional_target), _listed(had.get("modules_to_save"))),
     }
-    for key, (name, value, unset) in wanted.items():
-        if value != unset and value != folder.config.get(key):
+    for name, (value, old) in wanted.items():
+        if getattr(options, name) != getattr(default, name) and value not in (old, "all"):
             raise TkError(
-                f"adapter {folder.path}, which is trained further, has {name} {folder.config.get(key)}; "
+                f"adapter {folder.path}, which is trained further, has {name} {old}; "
                 f"`{name}: {value}` cannot change that",
                 hint=f"Leave `{name}` out, or merge the old adapter with `create_new_adapter: true`.",
             )
+
+
+def _listed(names: str | list[str] | None) -> str:
+    """Names in one order and spelling, to compare them."""
+    return ",".join(sorted(names_of(names))) or "none"
