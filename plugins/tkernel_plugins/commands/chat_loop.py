@@ -23,8 +23,13 @@ Ctrl-C stops a reply. A line that ends with a backslash goes on in the next one.
 
 def answer(engine: Engine, prompt: str, system: str | None = None) -> None:
     """Stream the reply to one prompt to standard output."""
-    head = (Message("system", system),) if system else ()
-    _stream(engine, Conversation((*head, Message("user", prompt))))
+    head = (Message("system", readable(system)),) if system else ()
+    _stream(engine, Conversation((*head, Message("user", readable(prompt)))))
+
+
+def readable(text: str) -> str:
+    """`text` of a terminal or pipe, with a replacement character for each byte that is not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class Chat:
@@ -38,7 +43,7 @@ class Chat:
         # With the template at hand, thoughts and tool calls go into the history as what they are.
         renderer = getattr(engine, "renderer", None)
         self.parse = renderer.parse_reply if renderer is not None else partial(Message, "assistant")
-        self.system = system
+        self.system = system and readable(system)
         self.messages: list[Message] = []
         self.interactive = sys.stdin.isatty()
 
@@ -123,7 +128,7 @@ class Chat:
         lines = []
         while True:
             prompt = ("... " if lines else ">>> ") if self.interactive else ""
-            line = input(prompt)
+            line = readable(input(prompt))
             if not line.endswith("\\"):
                 return "\n".join([*lines, line]).strip()
             lines.append(line[:-1])

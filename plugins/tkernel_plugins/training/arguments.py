@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,10 @@ def _conflicts(request: StageRequest, values: Mapping[str, Any], options: Traini
                 key="metric_for_best_model",
                 hint=f"Set `metric_for_best_model` to one of: {', '.join(names)}.",
             )
+        )
+    if values.get("deepspeed") and find_spec("deepspeed") is None:
+        problems.append(
+            Problem("`deepspeed` is not installed", key="deepspeed", hint="Run: pip install deepspeed")
         )
     strategy = values.get("train_sampling_strategy", "random")
     if options.disable_shuffling and strategy not in ("random", "sequential"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,20 @@ def find_resume(wanted: Any, output_dir: Path) -> Resume:
         notes.append(f"skipped {path.name}: {reason}")
     notes.append(f"no checkpoint in {output_dir}, so training starts afresh")
     return Resume(notes=tuple(notes))
+
+
+@contextmanager
+def fitting(path: str | None) -> Iterator[None]:
+    """Around loading `path`: what torch and peft raise for other layers or shapes is a `CheckpointError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"the checkpoint {path} does not fit this run: {reason[:200]}",
+            hint="Go on with the model, `template`, `finetuning_type` and adapter options that it was trained "
+            "with, or start afresh in another `output_dir`.",
+        ) from error
 
 
 def checkpoints(output_dir: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tkernel.errors import SlotError
+from tkernel_plugins.training.checkpoints import fitting
 from tkernel_plugins.training.errors import NonFiniteLoss
 from tkernel_plugins.training.losses import right_predictions, supervised_weight, token_loss
 from tkernel_plugins.training.meter import Meter
@@ -66,6 +67,16 @@ class SupervisedTrainer(Trainer):
         if self.optimizer is None and self.make_optimizer is not None:
             self.optimizer = self.make_optimizer(self.model, self.args)
         return super().create_optimizer(*args, **kwargs)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        with fitting(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with fitting(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     # -- the loss ----------------------------------------------------------------------------------
 

@@ -60,6 +60,11 @@ def test_every_line_is_asked_with_all_that_was_said_before(talk):
     assert printed.split() == ["one", "two"]
 
 
+def test_bytes_that_are_not_utf_8_are_asked_as_replacement_characters(talk):
+    engine, _ = talk("caf\udce9", system="\udcff")
+    assert said(engine.asked[0]) == [("system", "\ufffd"), ("user", "caf\ufffd")]
+
+
 def test_clear_forgets_the_conversation_and_keeps_the_system_prompt(talk):
     engine, _ = talk("one", "/clear", "two", system="Be brief.")
     assert said(engine.asked[-1]) == [("system", "Be brief."), ("user", "two")]

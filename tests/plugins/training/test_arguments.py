@@ -127,3 +127,8 @@ def test_a_path_that_is_no_checkpoint_is_an_error_with_the_reason(tmp_path):
 @pytest.mark.parametrize("wanted", [None, False, "false", ""])
 def test_not_resuming_needs_no_checkpoint(wanted, tmp_path):
     assert find_resume(wanted, tmp_path).path is None
+
+
+def test_deepspeed_that_is_not_installed_is_a_problem_before_data_is_prepared(make_request):
+    with pytest.raises(TrainingArgumentsError, match=r"`deepspeed` is not installed"):
+        build_arguments(make_request(deepspeed="zero.json"))

@@ -12,6 +12,7 @@ from training_kit import pad
 
 from tkernel.testing import tiny
 from tkernel_plugins.training.arguments import resume_of
+from tkernel_plugins.training.errors import CheckpointError
 from tkernel_plugins.training.log import read
 from tkernel_plugins.training.options import TrainingOptions
 from tkernel_plugins.training.session import run
@@ -235,3 +236,18 @@ def test_adapter_runs_save_the_adapter_alone_and_ask_nobody_about_the_base_model
     assert files >= {"adapter_model.safetensors", "adapter_config.json", "generation_config.json"}
     assert "model.safetensors" not in files
     assert not [w for w in recwarn if "Could not find a config file" in str(w.message)]
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_a_checkpoint_of_another_adapter_is_an_error_that_says_what_to_do(go, rank):
+    from peft import LoraConfig, get_peft_model
+
+    def bundle(rank):
+        plain = tiny.make_bundle()
+        config = LoraConfig(r=rank or 8, target_modules=["q_proj"])
+        return plain.replace(module=get_peft_model(plain.module, config)) if rank else plain
+
+    go(bundle=bundle(8), max_steps=2, save_strategy="steps", save_steps=2)
+    with pytest.raises(CheckpointError, match="does not fit this run") as caught:
+        go(bundle=bundle(rank), save_strategy="no", resume_from_checkpoint=True)
+    assert "`finetuning_type`" in caught.value.hint
