@@ -28,7 +28,8 @@ COMMANDS = {
 
 EPILOG = """Example:  tk run examples/support.yaml --learning_rate 1e-5
 
-Exit codes:  0 done · 1 the run failed · 2 the request was wrong · 3 a plugin is broken · 4 data is bad
+Exit codes:  0 done · 1 the run failed · 2 the request was wrong · 3 a plugin is broken · 4 data is bad ·
+130 interrupted
 """
 
 

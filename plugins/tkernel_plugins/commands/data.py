@@ -1,4 +1,4 @@
-"""`tk data`: see what a model is trained on. Each subcommand is a function of this app."""
+"""See what a model is trained on."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class _Reading:
         self.options: RowOptions = request.options or RowOptions()
         self.seed = request.seed
         self.columns, self.tags = form.columns_of(request.entry), form.tags_of(request.entry)
-        self.kind = _kind(request, self.columns)
+        self.kind = _kind(request)
         self.media_dirs = _media_dirs(request)
         self.writer = RowWriter(self.kind)
         self.seen: dict[str, None] = {}
@@ -219,7 +219,7 @@ def sample_indices(rows: int, wanted: int, seed: int) -> list[int]:
     return chosen
 
 
-def _kind(request: DatasetRequest, columns: Any) -> str:
+def _kind(request: DatasetRequest) -> str:
     """The kind of rows to make, if the dataset can give what the stage asks for."""
     entry, wanted = request.entry, request.rows
     given = entry.rows

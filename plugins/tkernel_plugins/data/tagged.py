@@ -75,7 +75,7 @@ def sample_of(row: Row, *, results_may_follow: bool) -> Sample:
     items = row.items("messages", row.need("messages"))
     tags = _tags(row, items)
     media = _Media()
-    messages = [_read(row, tags, item, number, media) for number, item in enumerate(items, start=1)]
+    messages = [_read(tags, item, number, media) for number, item in enumerate(items, start=1)]
     system = row.text("system")
     first = 1
     if messages and messages[0].role == "system":
@@ -107,7 +107,7 @@ def _answers(row: Row, tags: Mapping[str, str], messages: list[_Read], media: _M
             value = row.need(name)
             if isinstance(value, list) and len(value) == 1:
                 value = value[0]
-            answer = _read(row, tags, value, 1, media, row.columns[name])
+            answer = _read(tags, value, 1, media, row.columns[name])
             if answer.role not in _ANSWERS:
                 raise BadRow(f"`{row.columns[name]}` is not an answer", f"its role is {answer.tag!r}")
             answers.append(answer)
@@ -131,9 +131,7 @@ def _tags(row: Row, items: list[Any]) -> Mapping[str, str]:
     return row.tags
 
 
-def _read(
-    row: Row, tags: Mapping[str, str], item: Any, number: int, media: _Media, where: str | None = None
-) -> _Read:
+def _read(tags: Mapping[str, str], item: Any, number: int, media: _Media, where: str | None = None) -> _Read:
     """One message, checked."""
     name = f"message {number}" if where is None else f"`{where}`"
     if not isinstance(item, dict):

@@ -75,7 +75,7 @@ def gguf_config(file: GgufFile, model_type: str) -> Any:
         values["attention_bias"] = "blk.0.attn_q.bias" in names
     if model_type == "mistral":
         values["sliding_window"] = meta.get(f"{prefix}.attention.sliding_window")
-    values["rope_parameters"] = _rope(file, values["head_dim"], values["max_position_embeddings"])
+    values["rope_parameters"] = _rope(file, values["head_dim"])
     return AutoConfig.for_model(model_type, **values)
 
 
@@ -117,7 +117,7 @@ def _halves_from_pairs(values: torch.Tensor, heads: int) -> torch.Tensor:
     return values.reshape(heads, half, 2, *values.shape[1:]).transpose(1, 2).reshape(values.shape)
 
 
-def _rope(file: GgufFile, head_dim: int, length: int) -> dict[str, Any]:
+def _rope(file: GgufFile, head_dim: int) -> dict[str, Any]:
     """Rotary settings. Llama 3.1 and later are recognised by the factors that the file stores."""
     meta, prefix = file.metadata, file.architecture
     theta = meta.get(f"{prefix}.rope.freq_base", 10000.0)
