@@ -47,6 +47,10 @@ DEFAULTS = {
 }
 
 
+MOST_NAMES = 20
+"""So many names are in a message; the command that it gives lists the others."""
+
+
 def choose(
     selection: Selection,
     facts: ModelFacts | None,
@@ -290,7 +294,10 @@ class _Chooser:
     # -- what to say -----------------------------------------------------------------------------------
 
     def _names(self, kind: str) -> str:
-        return ", ".join(self.index.names(kind)) or "none"
+        names = self.index.names(kind)
+        shown = ", ".join(names[:MOST_NAMES]) or "none"
+        more = len(names) - MOST_NAMES
+        return f"{shown} and {more} more (tk plugins list {kind})" if more > 0 else shown
 
     def _unknown(self, kind: str, wanted: Wanted, reason: str | None = None) -> NoProvider:
         name = wanted.name.rpartition(":")[2]

@@ -278,6 +278,13 @@ def test_a_mistyped_name_lists_near_misses_and_what_is_there(site: Site) -> None
     )
 
 
+def test_of_many_names_some_are_listed_with_the_command_for_the_rest(site: Site) -> None:
+    site.built_ins()
+    site.distribution("tk-many", {"template": {f"t{number:02}": "T" for number in range(30)}})
+    (error,) = errors_of(site, template=Wanted("chatmll"))
+    assert str(error).endswith(", t17 and 12 more (tk plugins list template).")
+
+
 def test_a_name_like_no_other_gets_the_pip_command(site: Site) -> None:
     site.built_ins()
     (error,) = errors_of(site, stage=Wanted("grpo_x", "train.yaml:3"))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from data_kit import ALPACA, load, said, write_jsonl
 
-from tkernel.errors import DataError
+from tkernel.errors import ConfigError, DataError
+from tkernel.planning import open_session
+from tkernel.testing import tiny
 from tkernel.types.dataset import DatasetEntry, DatasetReport
 from tkernel.types.requests import DatasetRequest
 from tkernel_plugins.data.options import RowOptions
@@ -139,3 +141,11 @@ def test_a_request_without_options_reads_with_the_defaults(tmp_path: Path) -> No
     file = write_jsonl(tmp_path / "rows.jsonl", ALPACA)
     report = DatasetReport("rows")
     assert len(DATASET.load_dataset(DatasetRequest(DatasetEntry("rows", str(file)), report))) == 30
+
+
+def test_plain_text_for_a_stage_of_conversations_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    tiny.save_model(tmp_path / "model")
+    (tmp_path / "rows.txt").write_text("one line\n")
+    wanted = {"model_name_or_path": str(tmp_path / "model"), "dataset": str(tmp_path / "rows.txt")}
+    with pytest.raises(ConfigError, match=r"needs supervised rows, and dataset '.*rows\.txt' has text rows"):
+        open_session(wanted)
