@@ -13,6 +13,7 @@ from tkernel import lock
 from tkernel.activate import Active, Loader, activate
 from tkernel.choose import choose
 from tkernel.config.bind import Bound, Owner, bind, run_options
+from tkernel.config.convert import convert
 from tkernel.config.datasets import columns_of, resolve
 from tkernel.config.options import RunOptions
 from tkernel.config.read import Setting
@@ -240,7 +241,9 @@ def find_pins(run: RunOptions, settings: Settings, plugins: Sequence[Any]) -> tu
             objects.append(object_entry(plugin, door, door))
             wanted.append(Wanted(door, IN_MEMORY))
     index = open_doors([pin.name for pin in wanted if pin.origin != IN_MEMORY], index.adding(objects))
-    used = [key for key in use_names(index) if settings.get(key) in (True, "yes", "on", "true")]
+    used = [
+        key for key in use_names(index) if key in settings and convert(settings.setting(key), bool, {})[0]
+    ]
     return index, Pins(tuple(wanted), tuple(Wanted(key, settings.origin(key)) for key in used))
 
 

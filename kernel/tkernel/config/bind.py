@@ -154,6 +154,8 @@ def bind(
             instances[owner.label] = _instance(owner, values, settings, found)
     rest = {name: key for name, key in keys.items() if key.declared_by is None}
     typed = _values(settings, rest, found)
+    switches = [settings.setting(key) for key in settings if key in consumed and key not in keys]
+    found += [problem for switch in switches if (problem := convert(switch, bool, {})[1])]
     unowned = [settings.setting(key) for key in settings if key not in keys and key not in consumed]
     if unowned:
         labels = [owner.label for owner in owners]

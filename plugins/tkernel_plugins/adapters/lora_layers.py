@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from tkernel import ModelBundle
 from tkernel.errors import TkError
@@ -49,6 +50,11 @@ def adapt(bundle: ModelBundle, request: AdapterRequest, options: LoraOptions) ->
 
 
 def _inject(module: Any, bundle: ModelBundle, request: AdapterRequest, options: LoraOptions) -> Any:
+    if any(isinstance(child, BaseTunerLayer) for child in module.modules()):
+        raise TkError(
+            f"{bundle.facts.name} has the adapter of an earlier run in it, and a new one would adapt that one",
+            hint="Give a model without adapter: load it again, or merge with `model.merge_and_unload()`.",
+        )
     parts = parts_of(module)
     outside = parts.frozen(options)
     targets = _targets(module, bundle.facts.name, request.lora_targets, options, outside)

@@ -71,6 +71,12 @@ def test_resuming_is_asked_for_by_true_or_by_a_path(line: str, value: object, ar
     assert got.arguments == {"resume_from_checkpoint": value}
 
 
+def test_the_switch_of_an_extension_is_true_or_false(arguments: Arguments) -> None:
+    Path("train.yaml").write_text("use_fast: maybe\n")
+    with pytest.raises(ConfigError, match=r"train.yaml:1: use_fast wants true or false, not 'maybe'"):
+        bind(settle("train.yaml", (), {}), (LORA, SFT), arguments, consumed={"use_fast"})
+
+
 MISTAKES = [
     ("learning_rate: abc", "learning_rate wants a number, not 'abc'"),
     ("learning_rate: -1e-4", "learning_rate must be at least 0, not -1e-4"),

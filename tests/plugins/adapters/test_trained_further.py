@@ -100,3 +100,13 @@ def test_tokens_that_a_template_adds_start_the_same_in_every_run(tmp_path):
     one, two = embeddings("one"), embeddings("two")
     assert len(one) > len(tiny.make_bundle().tokenizer)
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("again", ["module", "base"])
+def test_a_model_that_an_earlier_run_adapted_is_not_adapted_again(again):
+    bundle = tiny.make_bundle()
+    adapted = adapt(bundle).module
+    module = adapted if again == "module" else adapted.get_base_model()
+    with pytest.raises(TkError, match="adapter of an earlier run") as caught:
+        adapt(bundle.replace(module=module))
+    assert "merge_and_unload" in caught.value.hint
