@@ -68,7 +68,7 @@ class PreparationReport:
         return sum(getattr(counts, name) for counts in self.datasets)
 
     def lines(self) -> list[str]:
-        """Five lines for the screen: read, kept, rejected, truncated, learned."""
+        """Lines for the screen: read, kept, learned; and, if there were any, rejected and truncated."""
         names = ", ".join(
             f"{counts.name} {counts.rows.read:,}{_in_brackets(counts.rows.notes)}"
             for counts in self.datasets[:6]
@@ -80,11 +80,15 @@ class PreparationReport:
         rate = f" in {self.seconds:.1f} s" if self.seconds else ""
         mean = f", {tokens / self.total('encoded'):,.0f} a sample" if self.total("encoded") else ""
         share = f" ({self.total('supervised') / tokens:.0%})" if tokens else ""
+        rejected, truncated = self._rejections(), self._truncations()
+        none = ("" if rejected else ", none rejected") + (
+            "" if truncated else f", none truncated (cutoff_len {self.cutoff_len:,})"
+        )
         return [
             f"read       {rows:,} rows: {names}{more}",
-            f"kept       {self.total('encoded'):,} samples: {splits}",
-            f"rejected   {self._rejections()}",
-            f"truncated  {self._truncations()}",
+            f"kept       {self.total('encoded'):,} samples: {splits}{none}",
+            *([f"rejected   {rejected}"] if rejected else []),
+            *([f"truncated  {truncated}"] if truncated else []),
             f"tokens     {tokens:,}{mean}; {self.total('supervised'):,}{share} are learned{rate}",
         ]
 
@@ -94,7 +98,7 @@ class PreparationReport:
             for reason, count in counts.reasons.items():
                 reasons[reason] = reasons.get(reason, 0) + count
         if not reasons:
-            return "0"
+            return ""
         first = next(position for counts in self.datasets for position in counts.positions)
         listed = sorted(reasons.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{count:,} {reason}" for reason, count in listed[:3])
@@ -104,7 +108,7 @@ class PreparationReport:
     def _truncations(self) -> str:
         truncated = self.total("truncated")
         if not truncated:
-            return f"0 (cutoff_len {self.cutoff_len:,})"
+            return ""
         return (
             f"{truncated:,} samples to cutoff_len {self.cutoff_len:,}, {self.total('dropped'):,} tokens lost"
         )

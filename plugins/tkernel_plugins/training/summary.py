@@ -1,4 +1,4 @@
-"""The dozen lines before step 1: what is trained on what, how, and where it goes."""
+"""The ten lines before step 1: what is trained on what, how, and where it goes."""
 
 from __future__ import annotations
 

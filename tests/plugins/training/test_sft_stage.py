@@ -96,6 +96,16 @@ def test_held_out_samples_are_evaluated_and_logged(train, tmp_path, changes, sam
     )
 
 
+def test_the_screen_before_step_1_has_ten_lines(train, capsys):
+    train(template="auto")
+    screen = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert [line.split(" ")[0] for line in screen] == [
+        *("model", "trained", "template", "read", "kept", "tokens"),
+        *("batch", "steps", "device", "output"),
+    ]
+    assert "none rejected, none truncated (cutoff_len 2,048)" in screen[4]
+
+
 def test_the_card_names_model_data_template_parameters_metrics_and_versions(train, tmp_path):
     train()
     card = (tmp_path / "out/README.md").read_text()
