@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,13 +181,16 @@ def missing(settings: Settings, needs: Iterable[str], objects: InMemory) -> list
         "dataset": "dataset: my_data.jsonl",
         "output_dir": "output_dir: out/first",
     }
-    return [
+    problems = [
         Problem(
             f"{key} is not set", key=key, hint=f"Add a line such as `{examples.get(key, key + ': ...')}`."
         )
         for key in needs
         if not settings.get(key) and given.get(key) is None
     ]
+    if objects.model is not None and objects.tokenizer is None:
+        problems.append(Problem("a model is given and its tokenizer is not", hint="Add `tokenizer=...`."))
+    return problems
 
 
 def find_facts(
@@ -214,7 +217,8 @@ def find_datasets(
 ) -> tuple[tuple[DatasetEntry, ...], list[Problem]]:
     """The entries of `dataset` or `eval_dataset`."""
     if data is not None:
-        return (DatasetEntry(name=key, location="memory", source="memory", data=data),), []
+        rows = list(data) if isinstance(data, Iterator) else data  # its columns are read before its rows
+        return (DatasetEntry(name=key, location="memory", source="memory", data=rows),), []
     names = getattr(run, key)
     if not names:
         return (), []

@@ -33,7 +33,7 @@ class RunOptions:
     """Where checkpoints, logs, the lock and the trace are written."""
     overwrite_output_dir: bool = False
     """Allow an `output_dir` that has results of another run."""
-    seed: int = field(default=42, metadata={"ge": 0})
+    seed: int = field(default=42, metadata={"ge": 0, "le": 4294967295})
     """Of initialisation, shuffling and sampling."""
     plugins: tuple[str, ...] = ()
     """Preferred plugins and active extensions, in the order in which extensions wrap."""

@@ -164,6 +164,14 @@ def _conflicts(request: StageRequest, values: Mapping[str, Any], options: Traini
                 hint=f"Set `metric_for_best_model` to one of: {', '.join(names)}.",
             )
         )
+    if values.get("max_steps") == 0:
+        problems.append(
+            Problem(
+                "`max_steps: 0` takes no step",
+                key="max_steps",
+                hint="Leave it out to train `num_train_epochs`, or only evaluate (`do_train: false`).",
+            )
+        )
     if values.get("deepspeed") and find_spec("deepspeed") is None:
         problems.append(
             Problem("`deepspeed` is not installed", key="deepspeed", hint="Run: pip install deepspeed")

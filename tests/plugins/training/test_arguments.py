@@ -132,3 +132,8 @@ def test_not_resuming_needs_no_checkpoint(wanted, tmp_path):
 def test_deepspeed_that_is_not_installed_is_a_problem_before_data_is_prepared(make_request):
     with pytest.raises(TrainingArgumentsError, match=r"`deepspeed` is not installed"):
         build_arguments(make_request(deepspeed="zero.json"))
+
+
+def test_no_step_at_all_is_not_asked_of_a_trainer_that_takes_at_least_one(make_request):
+    with pytest.raises(TrainingArgumentsError, match="`max_steps: 0` takes no step"):
+        build_arguments(make_request(max_steps=0))
