@@ -105,12 +105,15 @@ def claim_output_dir(session: Session) -> Path | None:
     """Make the output folder, refuse one that holds another run, write the lock and start the trace.
 
     Raises:
-        TkError: the folder holds a run and neither overwriting nor resuming was asked for, or it
-            cannot be written.
+        TkError: the folder is that of the model, holds a run and neither overwriting nor resuming was
+            asked for, or cannot be written.
     """
     if session.options.output_dir is None:
         return None
     folder = Path(session.options.output_dir)
+    model = session.options.model_name_or_path
+    if model is not None and folder.resolve() == Path(model).expanduser().resolve():
+        raise TkError(f"output_dir {folder} is the folder of the model", hint="Choose another output_dir.")
     resuming = bool(session.bound.arguments.get("resume_from_checkpoint"))
     # A run that failed before its first step left no more than these two, and is no result.
     trace = folder / "trace.jsonl"

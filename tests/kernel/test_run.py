@@ -97,6 +97,16 @@ def test_a_folder_that_holds_a_run_is_refused_until_the_user_says_what_is_meant(
     assert toy.tk("run", "run.yaml", "overwrite_output_dir=true").returncode == 0
 
 
+def test_a_run_never_writes_into_the_folder_of_its_model(toy: Toy) -> None:
+    words = ("model_name_or_path=model", "output_dir=./model", "overwrite_output_dir=true")
+    (toy.folder / "model").mkdir(exist_ok=True)
+    (toy.folder / "model/config.json").write_text('{"model_type": "toy"}')
+    refused = toy.tk("run", "run.yaml", *words)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("tk: output_dir model is the folder of the model\n")
+    assert not (toy.folder / "model/run.lock.json").exists()
+
+
 def test_a_lock_is_replayed_and_refused_when_the_data_has_changed(toy: Toy) -> None:
     assert toy.tk("run", "run.yaml", "--toy_steps", "5").returncode == 0
     replay = ("run", "out/run.lock.json", "output_dir=again")

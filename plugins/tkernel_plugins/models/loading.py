@@ -94,6 +94,13 @@ def _load_module(
             source.path, config=config, **source.kwargs, **pickles, **kwargs
         )
     _check_complete(module, report, request.facts.name)
+    # transformers puts an adapter that lies beside the weights into the model, unasked.
+    if getattr(module, "_hf_peft_config_loaded", False):
+        raise TkError(
+            f"{request.facts.name} holds an adapter beside the model",
+            hint="Move adapter_config.json and adapter_model.safetensors to a folder of their own, and name "
+            "that in `adapter_name_or_path` to use the adapter.",
+        )
     return module
 
 

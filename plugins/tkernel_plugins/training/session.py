@@ -17,6 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from tkernel.errors import TkError
 from tkernel.types.requests import StageRequest
 from tkernel.types.stage import StageResult
 from tkernel_plugins.training.card import write_card
@@ -48,6 +49,7 @@ def run(
     Raises:
         KeyboardInterrupt: after Ctrl-C, when the step was finished and a checkpoint was saved.
         NonFiniteLoss: see `SupervisedTrainer`.
+        TkError: not one whole batch, where others are dropped.
     """
     output_dir = Path(trainer.args.output_dir)
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
@@ -110,6 +112,12 @@ def _train(
     """Train and give the metrics; a run that was finished already is loaded and not trained further."""
     if resume.path is not None and resume.step >= planned_steps(trainer):
         return _load_finished(trainer, resume.path)
+    batch = trainer.args.train_batch_size * trainer.args.world_size
+    if trainer.args.dataloader_drop_last and len(trainer.train_dataset) < batch:
+        raise TkError(
+            f"`dataloader_drop_last: true` drops all {len(trainer.train_dataset)} samples: a batch has {batch}",
+            hint="Leave it out, or lower `per_device_train_batch_size`.",
+        )
     with interrupt.listening():
         output = trainer.train(resume_from_checkpoint=str(resume.path) if resume.path else None)
     if interrupt.stopped_at is not None and interrupt.stopped_at < trainer.state.max_steps:

@@ -341,3 +341,14 @@ def test_a_processor_that_is_missing_is_an_error(tmp_path):
         (tmp_path / file).unlink(missing_ok=True)
     with pytest.raises(TkError, match="processor"):
         load(tmp_path)
+
+
+def test_an_adapter_beside_the_weights_is_not_put_into_the_model_unasked(folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    both = tmp_path / "both"
+    shutil.copytree(folder, both)
+    get_peft_model(tiny.make_model("llama"), LoraConfig(target_modules=["q_proj"])).save_pretrained(both)
+    with pytest.raises(TkError, match="holds an adapter beside the model") as caught:
+        load(both)
+    assert "adapter_name_or_path" in caught.value.hint

@@ -10,6 +10,7 @@ import pytest
 import torch
 from training_kit import pad
 
+from tkernel.errors import TkError
 from tkernel.testing import tiny
 from tkernel_plugins.training.arguments import resume_of
 from tkernel_plugins.training.errors import CheckpointError
@@ -251,3 +252,8 @@ def test_a_checkpoint_of_another_adapter_is_an_error_that_says_what_to_do(go, ra
     with pytest.raises(CheckpointError, match="does not fit this run") as caught:
         go(bundle=bundle(rank), save_strategy="no", resume_from_checkpoint=True)
     assert "`finetuning_type`" in caught.value.hint
+
+
+def test_a_run_whose_only_batch_is_dropped_is_an_error(go):
+    with pytest.raises(TkError, match="drops all 16 samples: a batch has 32"):
+        go(per_device_train_batch_size=32, dataloader_drop_last=True)
