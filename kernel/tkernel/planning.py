@@ -181,16 +181,13 @@ def missing(settings: Settings, needs: Iterable[str], objects: InMemory) -> list
         "dataset": "dataset: my_data.jsonl",
         "output_dir": "output_dir: out/first",
     }
-    problems = [
+    return [
         Problem(
             f"{key} is not set", key=key, hint=f"Add a line such as `{examples.get(key, key + ': ...')}`."
         )
         for key in needs
         if not settings.get(key) and given.get(key) is None
     ]
-    if objects.model is not None and objects.tokenizer is None:
-        problems.append(Problem("a model is given and its tokenizer is not", hint="Add `tokenizer=...`."))
-    return problems
 
 
 def find_facts(
@@ -198,7 +195,8 @@ def find_facts(
 ) -> tuple[ModelFacts | None, list[Problem]]:
     """What the model is; None with the reason if that cannot be told."""
     if objects.model is not None:
-        return memory_facts(objects.model, objects.tokenizer), []
+        alone = Problem("a model is given and its tokenizer is not", hint="Add `tokenizer=...`.")
+        return memory_facts(objects.model, objects.tokenizer), [alone] if objects.tokenizer is None else []
     if run.model_name_or_path is None:
         return None, []
     hub = {key: settings.get(name) for key, name in HUB_KEYS.items()}
