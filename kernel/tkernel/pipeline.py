@@ -124,6 +124,8 @@ def claim_output_dir(session: Session) -> Path | None:
             hint="Choose another output_dir, or set `overwrite_output_dir: true`, or continue that run "
             "with `resume_from_checkpoint: true`.",
         )
+    if os.environ.get("RANK", "0") != "0":  # the first process of a distributed run writes for all
+        return folder
     now = session.lock()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from tkernel.config.datasets import columns_of, resolve
 from tkernel.config.options import RunOptions
 from tkernel.config.read import Setting
 from tkernel.config.settle import Settings, settle
+from tkernel.config.suggest import near_file
 from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.doors import object_entry, open_doors
 from tkernel.errors import ConfigError, Problem, TkError
@@ -131,12 +133,14 @@ def open_session(
         LockMismatch: `config` is a lock, and something is not what it was.
     """
     objects = objects or InMemory()
+    overrides, plugins = ([x] if isinstance(x, str) else x for x in (overrides, plugins))
     settings = settle(config, overrides, environ)
     run, problems = run_options(settings)
     if settings or not settings.problems:  # a file that cannot be read has no keys to miss
         problems += missing(settings, needs, objects)
     facts, wrong = find_facts(run, settings, objects)
     problems += wrong
+    problems += missing_adapters(run, settings)
     train, wrong = find_datasets("dataset", run, settings, objects.train_dataset)
     problems += wrong
     evaluation, wrong = find_datasets("eval_dataset", run, settings, objects.eval_dataset)
@@ -149,20 +153,20 @@ def open_session(
     problems += wrong_rows(plan, active, (*train, *evaluation))
 
     arguments = find_arguments(plan, active)
-    if len(errors) == 1 and not problems and not settings.problems:
-        # The one thing that is wrong keeps its type, unless binding finds more.
-        if not (more := binding_problems(settings, plan, active, arguments, index)):
-            raise errors[0]
-        problems += more
     problems += [as_problem(error) for error in errors]
-    bound = bind(
-        settings,
-        owners(plan, active),
-        arguments,
-        installed=index.entries,
-        consumed=use_names(index),
-        problems=list(dict.fromkeys(problems)),
-    )
+    try:
+        bound = bind(
+            settings,
+            owners(plan, active),
+            arguments,
+            installed=index.entries,
+            consumed=use_names(index),
+            problems=list(dict.fromkeys(problems)),
+        )
+    except ConfigError as error:
+        if errors and len(error.problems) == 1:  # the one thing that is wrong keeps its type
+            raise errors[0] from None
+        raise
     for extension in plan.extensions:
         active.bind(extension, bound.options(label(extension)))
     assert facts is not None  # without facts there was a problem, and `bind` has raised
@@ -204,6 +208,16 @@ def find_facts(
         return read_facts(run.model_name_or_path, **hub), []
     except TkError as error:
         return None, [as_problem(error, settings.origin("model_name_or_path"), "model_name_or_path")]
+
+
+def missing_adapters(run: RunOptions, settings: Settings) -> list[Problem]:
+    """Folders of `adapter_name_or_path` that are not there; a name like a hub id may be one."""
+    key = "adapter_name_or_path"
+    return [
+        Problem(f"there is no adapter folder {name}", settings.origin(key), key, near_file(Path(name)))
+        for name in run.adapter_name_or_path
+        if not Path(name).expanduser().is_dir() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
+    ]
 
 
 HUB_KEYS = {"cache_dir": "cache_dir", "revision": "model_revision", "token": "hf_hub_token"}
@@ -324,18 +338,6 @@ def owners(plan: Plan, active: Active) -> list[Owner]:
         name = label(choice)
         found.setdefault(name, Owner(name, choice.distribution, active.options_class(choice)))
     return list(found.values())
-
-
-def binding_problems(
-    settings: Settings, plan: Plan, active: Active, arguments: Arguments | None, index: Index
-) -> list[Problem]:
-    """What `bind` alone would find wrong."""
-    try:
-        bind(settings, owners(plan, active), arguments, installed=index.entries, consumed=use_names(index))
-    except ConfigError as error:
-        # A hook without a provider leaves its keys without an owner: they are not to blame.
-        return [p for p in error.problems if "belongs to" not in p.message]
-    return []
 
 
 def label(choice: Choice) -> str:

@@ -1,4 +1,4 @@
-"""What every hook call cost: `trace.jsonl`, and rows for the summary of a run."""
+"""What every hook call cost: `trace.jsonl`."""
 
 from __future__ import annotations
 
@@ -73,20 +73,6 @@ class Trace:
             call.gpu_peak = gpu_peak()
             self.calls.append(call)
             self._append([call])
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """Hook, provider, distribution, seconds, CPU seconds and peak memory of each call, for a table."""
-        return [
-            (
-                call.hook if call.subject is None else f"{call.hook} ({call.subject})",
-                call.provider,
-                f"{call.distribution} {call.version}",
-                f"{call.seconds:.2f} s",
-                f"{call.cpu_seconds:.2f} s",
-                f"{call.peak_memory / 2**20:.0f} MiB",
-            )
-            for call in self.calls
-        ]
 
     def _append(self, calls: list[Call]) -> None:
         if self.file is not None and calls:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -185,8 +186,6 @@ except SystemExit:
 heavy = {"torch", "transformers", "datasets", "numpy", "rich", "peft", "trl", "accelerate"}
 print("heavy:", sorted(heavy & set(sys.modules)))
 """
-    import os
-
     os.chdir(toy.folder)
     for words in (
         ["--help"],
@@ -214,8 +213,28 @@ class Quiet:
 result = tkernel.run("run.yaml", overrides=["toy_steps=4"], plugins=[Quiet()], callbacks=[events.append])
 print(result.steps, result.metrics, events)
 """
-    import os
-
     os.chdir(toy.folder)
     done = toy.site.run(code)
     assert done.stdout == "4 {'rows': 2.0} ['before', 'step', 'after']\n", done.stderr
+
+
+def test_data_and_adapters_that_cannot_be_read_are_named_before_anything_is_loaded(toy: Toy) -> None:
+    (toy.folder / "empty.jsonl").write_text(" \n")
+    (toy.folder / "rows.gz").write_bytes(b"x")
+    (toy.folder / "nothing").mkdir()
+    words = ("plan", "run.yaml", "dataset=empty.jsonl,rows.gz,nothing", "adapter_name_or_path=adaptr")
+    done = toy.tk(*words)
+    assert done.returncode == 2
+    for expected in (
+        "dataset 'empty.jsonl': empty.jsonl is empty",
+        "dataset 'rows.gz': rows.gz does not end in one of .json, .jsonl, .csv, .txt, .parquet, .arrow",
+        "dataset 'nothing': nothing holds no file that ends in one of .json",
+        "there is no adapter folder adaptr",
+    ):
+        assert expected in done.stderr, done.stderr
+
+
+def test_one_string_is_one_override_or_plugin(toy: Toy) -> None:
+    code = "import tkernel; print(tkernel.run('run.yaml', overrides='toy_steps=4', plugins='loud').steps)"
+    os.chdir(toy.folder)
+    assert toy.site.run(code).stdout.splitlines()[-1] == "4"

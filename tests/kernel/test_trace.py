@@ -47,10 +47,3 @@ def test_cost_is_measured_in_seconds_and_bytes() -> None:
     assert call.cpu_seconds > 0
     assert call.peak_memory > len(ballast)
     assert call.gpu_peak is None or "torch" in sys.modules
-
-
-def test_the_summary_names_hook_and_subject() -> None:
-    trace = Trace()
-    with trace.measure(CHOICE):
-        pass
-    assert trace.rows()[0][:3] == ("adapt (first)", "adapter:lora", "tkernel 1.0.0")

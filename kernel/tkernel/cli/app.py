@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from tkernel.errors import TkError
+from tkernel.module_file import file_of
 
 COMMANDS = {
     "run": ("tkernel.cli.run:run", "Train as a YAML file says, or replay a run.lock.json."),
@@ -105,13 +104,8 @@ def as_command(name: str, target: Any) -> Any:
 def summary(target: str) -> str:
     """The first line of a command's docstring, read from its source without importing it."""
     module, _, attribute = target.partition(":")
-    package = importlib.util.find_spec(module.partition(".")[0])
-    if package is None or not package.submodule_search_locations:
-        return ""
-    root = Path(next(iter(package.submodule_search_locations)))
-    stem = root.joinpath(*module.split(".")[1:])
-    source = next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
-    if source is None:
+    source = file_of(module)
+    if source is None or source.suffix != ".py":
         return ""
     tree = ast.parse(source.read_bytes())
     documented = {

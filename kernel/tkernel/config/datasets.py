@@ -112,7 +112,10 @@ def resolve(
             entry = _declared(name, info, file, problems)
             entries += [entry] if entry else []
         elif (path := _existing(name, dataset_dir)) is not None:
-            entries.append(DatasetEntry(name, str(path), origin=origin))
+            if reason := _unreadable(path):
+                problems.append(Problem(f"dataset {name!r}: {reason}", origin, key))
+            else:
+                entries.append(DatasetEntry(name, str(path), origin=origin))
         elif file.exists():
             problems.append(_unknown(name, info, file, origin, key))
         else:
@@ -216,6 +219,18 @@ def columns_of(entry: DatasetEntry) -> tuple[str, ...] | None:
         return reader(path) if reader else None
     except (OSError, ValueError, csv.Error):
         return None  # what is wrong with the file, its dataset plugin says
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why no row can come out of a file or folder, as far as a look at its names and beginning tells."""
+    endings = ", ".join(_READERS)
+    files = files_in(path, _READERS) if path.is_dir() else [path]
+    if not files:
+        return f"{path} holds no file that ends in one of {endings}"
+    if files[0].suffix.lower() not in _READERS:
+        return f"{path} does not end in one of {endings}"
+    with files[0].open("rb") as file:
+        return None if file.read(CHUNK).strip() else f"{files[0]} is empty"
 
 
 def _json_columns(path: Path) -> tuple[str, ...] | None:
