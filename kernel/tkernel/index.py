@@ -87,7 +87,7 @@ class Index:
 
     A distribution with a malformed `entry_points.txt` provides nothing and is a problem. Of a
     distribution that is on the path twice the first counts, as for import; the plugins of the others
-    are in `shadowed`.
+    are in `shadowed`, unless they are the same ones (what a build left in a checkout names them again).
     """
 
     entries: tuple[Entry, ...]
@@ -146,7 +146,8 @@ def read_index(path: Sequence[str] | None = None) -> Index:
                 entries += found
                 problems += wrong
             else:
-                shadowed += found
+                same = {(e.kind, e.name, e.target, e.version) for e in entries}
+                shadowed += [e for e in found if (e.kind, e.name, e.target, e.version) not in same]
     return Index(tuple(entries), tuple(problems), tuple(shadowed))
 
 

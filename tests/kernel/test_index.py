@@ -127,3 +127,14 @@ def test_reading_imports_no_plugin(site: Site) -> None:
     name = site.distribution("tk-a", {"adapter": {"a": "X"}}, "raise SystemExit('imported')")
     assert read_index().find("adapter", "a")
     assert name not in sys.modules
+
+
+def test_what_a_build_left_in_a_checkout_hides_nothing(site: Site, tmp_path: Path) -> None:
+    site.distribution("tk-x", {"adapter": {"a": "A"}})
+    left = tmp_path / "checkout" / "tk_x.egg-info"
+    left.mkdir(parents=True)
+    (left / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: tk-x\nVersion: 0.1\n")
+    (left / "entry_points.txt").write_text("[tkernel.adapter]\na = tk_x:A\n")
+    index = read_index([str(left.parent), str(site.folder)])
+    assert [entry.name for entry in index.entries] == ["a"]
+    assert index.shadowed == ()
