@@ -9,15 +9,13 @@ from tkernel.types.conversation import ToolCall
 from tkernel_plugins.templates.text import Text, join
 from tkernel_plugins.templates.tool_formats.format import (
     JINJA_ARGUMENTS,
-    JINJA_BARE,
-    Tool,
     ToolFormat,
     as_calls,
-    bare,
     dump,
     json_or_none,
     parsed_arguments,
 )
+from tkernel_plugins.templates.tool_formats.tagged import ToolList
 
 _BEFORE = "You are provided with these tools:\n<tools>\n"
 _AFTER = (
@@ -25,13 +23,7 @@ _AFTER = (
     "tool-name and json-object of arguments, following the format below:\n<tool_calls>\n"
     '{"name": <tool-name-1>, "arguments": <args-json-object-1>}\n...\n</tool_calls>'
 )
-
-
-def _describe(tools: Sequence[Tool]) -> Text:
-    text = Text(_BEFORE)
-    for tool in tools:
-        text = text + Text.of_data(dump(bare(tool))) + "\n"
-    return text + _AFTER
+_TOOLS = ToolList(_BEFORE, _AFTER, closing="\n")
 
 
 def _write(calls: Sequence[ToolCall]) -> Text:
@@ -54,15 +46,10 @@ def _read(text: str) -> tuple[str, list[ToolCall]] | None:
 
 MINIMAX1 = ToolFormat(
     name="minimax1",
-    describe=_describe,
+    describe=_TOOLS.describe,
     write=_write,
     read=_read,
-    jinja_tools=f"""\
-{{{{- {_BEFORE!r} }}}}
-{{%- for tool in tools %}}
-    {{{{- {JINJA_BARE} | tojson + '\\n' }}}}
-{{%- endfor %}}
-{{{{- {_AFTER!r} }}}}""",
+    jinja_tools=_TOOLS.jinja,
     jinja_calls=f"""\
 {{{{- '<tool_calls>\\n' if calls else '' }}}}
 {{%- for call in calls %}}

@@ -9,30 +9,23 @@ from tkernel.types.conversation import ToolCall
 from tkernel_plugins.templates.text import Text, join
 from tkernel_plugins.templates.tool_formats.format import (
     JINJA_ARGUMENTS,
-    JINJA_WRAPPED,
-    Tool,
     ToolFormat,
     as_calls,
     dump,
     json_or_none,
     parsed_arguments,
-    wrapped,
 )
+from tkernel_plugins.templates.tool_formats.tagged import ToolList
 
-
-def _describe(tools: Sequence[Tool]) -> Text:
-    text = Text(
-        "\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-        "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-    )
-    for tool in tools:
-        text = text + "\n" + Text.of_data(dump(wrapped(tool)))
-    return (
-        text
-        + "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-        + '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, '
-        + '"arguments": <args-json-object>}\n</tool_call>'
-    )
+_TOOLS = ToolList(
+    before="\n\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>",
+    after="\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, '
+    '"arguments": <args-json-object>}\n</tool_call>',
+    opening="\n",
+    in_wrapper=True,
+)
 
 
 def _write(calls: Sequence[ToolCall]) -> Text:
@@ -55,18 +48,10 @@ def _read(text: str) -> tuple[str, list[ToolCall]] | None:
 
 QWEN = ToolFormat(
     name="qwen",
-    describe=_describe,
+    describe=_TOOLS.describe,
     write=_write,
     read=_read,
-    jinja_tools=f"""\
-{{{{- '\\n\\n# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n' }}}}
-{{{{- 'You are provided with function signatures within <tools></tools> XML tags:\\n<tools>' }}}}
-{{%- for tool in tools %}}
-    {{{{- '\\n' + {JINJA_WRAPPED} | tojson }}}}
-{{%- endfor %}}
-{{{{- '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments within ' }}}}
-{{{{- '<tool_call></tool_call> XML tags:\\n<tool_call>\\n{{"name": <function-name>, ' }}}}
-{{{{- '"arguments": <args-json-object>}}\\n</tool_call>' }}}}""",
+    jinja_tools=_TOOLS.jinja,
     jinja_calls=f"""\
 {{%- for call in calls %}}
     {{{{- '' if loop.first else '\\n' }}}}

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from tkernel.types.conversation import ToolCall
-from tkernel_plugins.templates.text import Text, join
-from tkernel_plugins.templates.tool_formats.format import (
-    JINJA_BARE,
-    JINJA_OBJECT,
-    JINJA_VALUE,
-    Tool,
-    ToolFormat,
-    bare,
-    dump,
-    object_arguments,
-    read_tagged,
-    spelled,
-)
+from tkernel_plugins.templates.tool_formats.format import ToolFormat, read_tagged
+from tkernel_plugins.templates.tool_formats.tagged import CallTags, ToolList
 
 _BEFORE = "\n\n# Tools\n\nYou have access to the following functions:\n\n<tools>"
 _AFTER = (
@@ -34,25 +22,15 @@ _AFTER = (
     "- If there is no function call available, answer the question like normal with your current knowledge "
     "and do not tell the user about function calls\n</IMPORTANT>"
 )
-
-
-def _describe(tools: Sequence[Tool]) -> Text:
-    text = Text(_BEFORE)
-    for tool in tools:
-        text = text + "\n" + Text.of_data(dump(bare(tool)))
-    return text + _AFTER
-
-
-def _write_one(call: ToolCall) -> Text:
-    text = "<tool_call>\n<function=" + Text.of_data(call.name) + ">"
-    for key, value in object_arguments(call).items():
-        text = text + "\n<parameter=" + Text.of_data(key) + ">\n" + spelled(value) + "\n</parameter>"
-    return text + "\n</function>\n</tool_call>"
-
-
-def _write(calls: Sequence[ToolCall]) -> Text:
-    return join("\n", [_write_one(call) for call in calls])
-
+_TOOLS = ToolList(_BEFORE, _AFTER, opening="\n")
+_TAGS = CallTags(
+    before_name="<tool_call>\n<function=",
+    after_name=">",
+    before_key="\n<parameter=",
+    before_value=">\n",
+    after_value="\n</parameter>",
+    end="\n</function>\n</tool_call>",
+)
 
 _CALL = re.compile(r"<tool_call>\s*<function=\s*([^\s<>]+)\s*>(.*?)</function>\s*</tool_call>", re.DOTALL)
 _ARGUMENT = re.compile(r"<parameter=(.*?)>\n?(.*?)\n?</parameter>", re.DOTALL)
@@ -64,22 +42,9 @@ def _read(text: str) -> tuple[str, list[ToolCall]] | None:
 
 QWEN3_5 = ToolFormat(
     name="qwen3_5",
-    describe=_describe,
-    write=_write,
+    describe=_TOOLS.describe,
+    write=_TAGS.write,
     read=_read,
-    jinja_tools=f"""\
-{{{{- {_BEFORE!r} }}}}
-{{%- for tool in tools %}}
-    {{{{- '\\n' + {JINJA_BARE} | tojson }}}}
-{{%- endfor %}}
-{{{{- {_AFTER!r} }}}}""",
-    jinja_calls=f"""\
-{{%- for call in calls %}}
-    {JINJA_OBJECT}
-    {{{{- ('' if loop.first else '\\n') + '<tool_call>\\n<function=' + call.name + '>' }}}}
-    {{%- for key, value in call.arguments.items() %}}
-        {{{{- '\\n<parameter=' + key + '>\\n' + {JINJA_VALUE} + '\\n</parameter>' }}}}
-    {{%- endfor %}}
-    {{{{- '\\n</function>\\n</tool_call>' }}}}
-{{%- endfor %}}""",
+    jinja_tools=_TOOLS.jinja,
+    jinja_calls=_TAGS.jinja,
 )

@@ -7,17 +7,9 @@ import re
 from collections.abc import Sequence
 
 from tkernel.types.conversation import ToolCall
-from tkernel_plugins.templates.text import Text, join
-from tkernel_plugins.templates.tool_formats.format import (
-    JINJA_OBJECT,
-    JINJA_VALUE,
-    Tool,
-    ToolFormat,
-    dump,
-    object_arguments,
-    read_tagged,
-    spelled,
-)
+from tkernel_plugins.templates.text import Text
+from tkernel_plugins.templates.tool_formats.format import Tool, ToolFormat, dump, read_tagged
+from tkernel_plugins.templates.tool_formats.tagged import CallTags
 
 _BEFORE = (
     "system\nYou are Doubao, a helpful AI assistant. You may call one or more functions to assist with the "
@@ -36,16 +28,14 @@ def _describe(tools: Sequence[Tool]) -> Text:
     return _BEFORE + Text.of_data(dump(list(tools))) + _AFTER
 
 
-def _write_one(call: ToolCall) -> Text:
-    text = "\n<seed:tool_call>\n<function=" + Text.of_data(call.name)
-    for key, value in object_arguments(call).items():
-        text = text + "\n<parameter=" + Text.of_data(key) + ">" + spelled(value) + "</parameter>"
-    return text + "\n</function>\n</seed:tool_call>"
-
-
-def _write(calls: Sequence[ToolCall]) -> Text:
-    return join("\n", [_write_one(call) for call in calls])
-
+_TAGS = CallTags(
+    before_name="\n<seed:tool_call>\n<function=",
+    after_name="",
+    before_key="\n<parameter=",
+    before_value=">",
+    after_value="</parameter>",
+    end="\n</function>\n</seed:tool_call>",
+)
 
 _CALL = re.compile(
     r"\n*<seed:tool_call>\s*<function=\s*([^\s<>]+)>?(.*?)</function>\s*</seed:tool_call>", re.DOTALL
@@ -60,16 +50,8 @@ def _read(text: str) -> tuple[str, list[ToolCall]] | None:
 SEED_OSS = ToolFormat(
     name="seed_oss",
     describe=_describe,
-    write=_write,
+    write=_TAGS.write,
     read=_read,
     jinja_tools=f"{{{{- {_BEFORE!r} + tools | tojson + {_AFTER!r} }}}}",
-    jinja_calls=f"""\
-{{%- for call in calls %}}
-    {JINJA_OBJECT}
-    {{{{- ('' if loop.first else '\\n') + '\\n<seed:tool_call>\\n<function=' + call.name }}}}
-    {{%- for key, value in call.arguments.items() %}}
-        {{{{- '\\n<parameter=' + key + '>' + {JINJA_VALUE} + '</parameter>' }}}}
-    {{%- endfor %}}
-    {{{{- '\\n</function>\\n</seed:tool_call>' }}}}
-{{%- endfor %}}""",
+    jinja_calls=_TAGS.jinja,
 )
