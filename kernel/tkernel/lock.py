@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -13,8 +14,9 @@ from typing import Any
 
 from tkernel.config.read import Setting, read_json
 from tkernel.errors import ConfigError, LockMismatch, Problem
+from tkernel.module_file import file_of
 from tkernel.requirements import installed_version
-from tkernel.types.plan import Plan
+from tkernel.types.plan import Choice, Plan
 
 SCHEMA = 1
 FILE_NAME = "run.lock.json"
@@ -118,9 +120,32 @@ def plan_of(plan: Plan) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for choice in (*plan.choices, *plan.extensions):
         subject = choice.name if choice.kind == "extension" else choice.subject
-        key = f"{choice.kind} {subject}" if subject else choice.kind
-        chosen[key] = f"{choice.distribution}=={choice.version}:{choice.name} = {choice.target}"
+        chosen[f"{choice.kind} {subject}" if subject else choice.kind] = _described(choice)
     return chosen
+
+
+def identities(plan: Plan) -> dict[str, str]:
+    """As `plan_of`, each with the digest of the source that the plugin is made of.
+
+    That is its package, or the files beside its file; a version alone says nothing about a plugin that is
+    being written. A plugin object given from Python has none, and is left out.
+    """
+    named = zip(plan_of(plan).items(), (*plan.choices, *plan.extensions), strict=True)
+    return {key: f"{text} {_source(choice.target)}" for (key, text), choice in named if choice.version != "?"}
+
+
+def _described(choice: Choice) -> str:
+    return f"{choice.distribution}=={choice.version}:{choice.name} = {choice.target}"
+
+
+@functools.cache
+def _source(target: str) -> str:
+    module, colon, _ = target.partition(":")
+    file = file_of(module.split(".")[0]) if colon else Path(target)
+    if file is None or (colon and file.is_file() and file.stem != "__init__"):
+        return content_hash(*[file] if file else [])
+    folder = file if file.is_dir() else file.parent
+    return content_hash(*sorted(folder.rglob("*.py") if colon else folder.glob("*.py")))
 
 
 def installed_versions(distributions: Iterable[str] = LIBRARIES) -> dict[str, str]:

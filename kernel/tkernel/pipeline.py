@@ -74,16 +74,27 @@ def run(
 def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
     """Run the training stage of a session, from loading the model to saving the result."""
     output_dir = claim_output_dir(session)
-    os.environ.update(session.bound.environment)
+    request = stage_request(session, output_dir)
+    for callback in callbacks:
+        request.slots.put("callbacks", callback, by="tkernel.run(callbacks=...)")
+    result: StageResult = session.active.call(session.choice("stage"), request)
+    return result
 
+
+def stage_request(session: Session, output_dir: Path | None = None, *, weights: bool = True) -> StageRequest:
+    """What the stage gets: rows, model, template, adapter, media.
+
+    Without `weights`, for looking at data, the bundle has a tokenizer and perhaps no module.
+    """
+    os.environ.update(session.bound.environment)
     # Rows first: reading them finds most mistakes, and costs less than loading a model.
     rows = [load_dataset(session, entry) for entry in session.train]
     held_out = [load_dataset(session, entry) for entry in session.evaluation]
-    bundle = load_model(session)
+    bundle = load_model(session, weights=weights)
     renderer = render_template(session, bundle)
-    bundle = fit_vocabulary(bundle, session.options.seed)
-    bundle = adapt(session, bundle, renderer)
-    request = StageRequest(
+    if weights:
+        bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer)
+    return StageRequest(
         bundle=bundle,
         renderer=renderer,
         train=rows,
@@ -94,11 +105,8 @@ def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
         output_dir=output_dir,
         seed=session.options.seed,
         settings=session.resolved(),
+        identities=lock.identities(session.plan),
     )
-    for callback in callbacks:
-        request.slots.put("callbacks", callback, by="tkernel.run(callbacks=...)")
-    result: StageResult = session.active.call(session.choice("stage"), request)
-    return result
 
 
 def claim_output_dir(session: Session) -> Path | None:
@@ -140,7 +148,9 @@ def claim_output_dir(session: Session) -> Path | None:
     return folder
 
 
-def load_model(session: Session, role: str = "policy", trainable: bool = True) -> ModelBundle:
+def load_model(
+    session: Session, role: str = "policy", trainable: bool = True, weights: bool = True
+) -> ModelBundle:
     """The model in its role; a model given in memory is taken as it is."""
     if session.objects.model is not None:
         given = session.objects
@@ -151,6 +161,7 @@ def load_model(session: Session, role: str = "policy", trainable: bool = True) -
         options=session.options_of(choice),
         role=role,
         trainable=trainable,
+        weights=weights,
         arguments=session.bound.arguments,
         seed=session.options.seed,
     )
@@ -224,6 +235,7 @@ def load_dataset(session: Session, entry: DatasetEntry) -> LoadedDataset:
         entry=entry,
         report=report,
         rows=getattr(stage, "rows", "supervised"),
+        identity=lock.identities(session.plan).get(f"dataset {entry.name}"),
         options=session.options_of(choice),
         media_dir=session.options.media_dir or session.options.dataset_dir,
         seed=session.options.seed,

@@ -234,6 +234,33 @@ def test_data_and_adapters_that_cannot_be_read_are_named_before_anything_is_load
         assert expected in done.stderr, done.stderr
 
 
+def test_an_identity_changes_with_any_source_file_of_the_plugin(toy: Toy) -> None:
+    code = """
+import tkernel.lock, tkernel.planning
+plan = tkernel.planning.open_session("run.yaml", plugins=[{PLUGINS}]).plan
+for key, identity in tkernel.lock.identities(plan).items():
+    print(key, "=", identity)
+"""
+
+    def identities(plugins: str = "") -> dict[str, str]:
+        done = toy.site.run(code.replace("{PLUGINS}", plugins))
+        return dict(line.split(" = ", 1) for line in done.stdout.splitlines())
+
+    os.chdir(toy.folder)
+    (toy.folder / "mine.py").write_text(
+        "import tkernel\nclass Mine:\n    name = 'mine'\n    @tkernel.hookimpl(wrapper=True)\n"
+        "    def load_dataset(self, request):\n        return (yield)\nMINE = Mine()\n"
+    )
+    first = identities("'./mine.py'")
+    assert first["template"].startswith("tk-toy==0.1:toy = tk_toy:TEMPLATE sha256:")
+    assert {"extension mine", "dataset rows"} <= first.keys()
+    (toy.folder / "beside.py").write_text("x = 1\n")
+    second = identities("'./mine.py'")
+    assert {key for key in first if first[key] != second[key]} == {"extension mine"}
+    made_here = "type('Mine', (__import__('mine').Mine,), {})()"
+    assert "extension mine" not in identities(made_here)
+
+
 def test_one_string_is_one_override_or_plugin(toy: Toy) -> None:
     code = "import tkernel; print(tkernel.run('run.yaml', overrides='toy_steps=4', plugins='loud').steps)"
     os.chdir(toy.folder)

@@ -75,6 +75,15 @@ class LosesASpecialToken(Changed):
         return bundle.replace(tokenizer=tiny.make_tokenizer((*kept, "<|picture|>")))
 
 
+@MUTANTS.breaks("test_without_weights_the_tokenizer_is_the_same")
+class AddsATokenOnlyWithoutWeights(Changed):
+    def change(self, bundle, request):
+        if request.weights:
+            return bundle
+        bundle.tokenizer.add_tokens(["<new>"])
+        return bundle.replace(new_tokens=(len(bundle.tokenizer) - 1,))
+
+
 @MUTANTS.breaks("test_scoring_roles_are_frozen_and_compute_the_same")
 class TrainsTheReference(Changed):
     def change(self, bundle, request):

@@ -173,6 +173,14 @@ class ModelContract(Contract):
             self.load(facts)
         assert str(tmp_path) in str(caught.value)
 
+    def test_without_weights_the_tokenizer_is_the_same(self, tmp_path: Path) -> None:
+        """`weights=False` gives the tokenizer and the new tokens that loading all of it gives."""
+        facts = self.write_model(tmp_path)
+        whole, light = self.load(facts), self.load(facts, weights=False)
+        assert light.tokenizer(TEXT).input_ids == whole.tokenizer(TEXT).input_ids
+        assert len(light.tokenizer) == len(whole.tokenizer)
+        assert light.new_tokens == whole.new_tokens
+
     def test_pickled_weights_are_refused(self, tmp_path: Path) -> None:
         """A folder with pickled weights alone raises a TkError, unless they are explicitly allowed."""
         import torch

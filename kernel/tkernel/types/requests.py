@@ -35,6 +35,8 @@ class ModelRequest:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Training arguments that decide on precision and device: `bf16`, `fp16`, `use_cpu`, ..."""
     seed: int = 42
+    weights: bool = True
+    """False asks for tokenizer and processor only: the bundle's `module` may be None."""
     slots: Slots = field(default_factory=partial(Slots, "load_model", once=("load_kwargs",)), compare=False)
 
 
@@ -68,6 +70,8 @@ class DatasetRequest:
     options: Any = None
     media_dir: str | None = None
     seed: int = 42
+    identity: str | None = None
+    """Version and source digest of the provider, for the keys of caches; None: it must not be cached."""
     slots: Slots = field(default_factory=partial(Slots, "load_dataset"), compare=False)
 
 
@@ -114,6 +118,9 @@ class StageRequest:
     seed: int = 42
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The resolved flat configuration, for the model card."""
+    identities: Mapping[str, str] = field(default_factory=dict)
+    """`template`, `media`, `dataset NAME`, `extension NAME` -> version and source digest of the provider.
+    One that is missing is an object in memory, and what it makes must not be cached."""
     slots: Slots = field(
         default_factory=partial(
             Slots, "train_stage", once=("optimizer", "loss"), accumulating=("callbacks",)

@@ -24,8 +24,8 @@ class Source:
     kwargs: dict[str, Any]
 
 
-def source_of(facts: ModelFacts, options: ModelOptions) -> Source:
-    """The folder or hub id of `facts`.
+def source_of(facts: ModelFacts, options: ModelOptions, weights: bool = True) -> Source:
+    """The folder or hub id of `facts`; without `weights` a folder need not have any.
 
     Raises:
         TkError: nothing to load from, weights missing, or only pickled ones without `allow_pickle`.
@@ -41,7 +41,7 @@ def source_of(facts: ModelFacts, options: ModelOptions) -> Source:
         }
         return Source(facts.name, kwargs)
     path = Path(str(facts.location))
-    if facts.source == "folder" and not options.train_from_scratch:
+    if weights and facts.source == "folder" and not options.train_from_scratch:
         _check_weights(path, options)
     return Source(str(path), {"trust_remote_code": options.trust_remote_code})
 

@@ -31,7 +31,9 @@ def load(request: ModelRequest) -> ModelBundle:
             implementation that is not installed, an option that the model has no use for.
     """
     facts, options = request.facts, request.options or ModelOptions()
-    source = source_of(facts, options)
+    source = source_of(facts, options, request.weights)
+    if not request.weights:
+        return _without_weights(request, source, options)
     load_kwargs = request.slots.take("load_kwargs") or {}
 
     from tkernel_plugins.models.finishing import finish
@@ -52,6 +54,18 @@ def load(request: ModelRequest) -> ModelBundle:
     grown = finish(module, tokenizer, request, options, may_grow=bool(new_tokens) or options.resize_vocab)
     new_tokens = tuple(sorted({*new_tokens, *grown}))
     return ModelBundle(module, tokenizer, facts, processor, request.role, new_tokens)
+
+
+def _without_weights(request: ModelRequest, source: Source, options: ModelOptions) -> ModelBundle:
+    """The bundle of `load` without a module; of weights nothing is read but the header of a GGUF file."""
+    from tkernel_plugins.models.tokenizer import load_processor, load_tokenizer
+
+    request.slots.take("load_kwargs")
+    file = read_gguf(source.path) if request.facts.source == "gguf" else None
+    with _explained(request.facts, source):
+        tokenizer, new_tokens = load_tokenizer(source, options, file)
+        processor = load_processor(request.facts, source, tokenizer)
+    return ModelBundle(None, tokenizer, request.facts, processor, request.role, new_tokens)
 
 
 def _load_config(facts: ModelFacts, source: Source, file: GgufFile | None, options: ModelOptions) -> Any:

@@ -167,6 +167,15 @@ def test_weights_that_are_missing_are_never_drawn_at_random(folder, tmp_path):
         load(copy)
 
 
+def test_without_weights_none_need_be_there(folder, tmp_path):
+    copy = edited(folder, tmp_path)
+    (copy / "model.safetensors").unlink()
+    request = ModelRequest(read_facts(str(copy)), ModelOptions(add_tokens="<new>"), weights=False)
+    bundle = MODEL.load_model(request)
+    assert bundle.module is None
+    assert bundle.new_tokens == (len(bundle.tokenizer) - 1,)
+
+
 def test_remote_code_is_refused_unless_transformers_has_its_own(folder, tmp_path, caplog):
     code = {"auto_map": {"AutoModelForCausalLM": "modeling_new.NewForCausalLM"}}
     assert load(edited(folder, tmp_path, **code)).module.config.model_type == "llama"
