@@ -94,6 +94,9 @@ def stage_request(session: Session, output_dir: Path | None = None, *, weights: 
     renderer = render_template(session, bundle)
     if weights:
         bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer)
+    identities = lock.identities(session.plan)
+    for choice in filter(None, map(session.plan.chosen, ("template", "media"))):
+        identities[f"{choice.kind} options"] = repr(session.options_of(choice))
     return StageRequest(
         bundle=bundle,
         renderer=renderer,
@@ -105,7 +108,7 @@ def stage_request(session: Session, output_dir: Path | None = None, *, weights: 
         output_dir=output_dir,
         seed=session.options.seed,
         settings=session.resolved(),
-        identities=lock.identities(session.plan),
+        identities=identities,
     )
 
 

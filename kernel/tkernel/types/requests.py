@@ -119,8 +119,8 @@ class StageRequest:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The resolved flat configuration, for the model card."""
     identities: Mapping[str, str] = field(default_factory=dict)
-    """`template`, `media`, `dataset NAME`, `extension NAME` -> version and source digest of the provider.
-    One that is missing is an object in memory, and what it makes must not be cached."""
+    """`template`, `media`, `dataset NAME`, `extension NAME` -> version and source digest of the provider;
+    `template options`, `media options`. One that is missing is an object in memory: do not cache its results."""
     slots: Slots = field(
         default_factory=partial(
             Slots, "train_stage", once=("optimizer", "loss"), accumulating=("callbacks",)
