@@ -25,9 +25,10 @@ class SupervisedTrainer(Trainer):
     """Trains on batches of `input_ids`, `attention_mask`, `labels` and what else the model takes.
 
     The loss of a step is the mean over the supervised tokens of all its micro-batches and devices, so it
-    depends neither on padding nor on how the batch is split. Two keys of a batch are not the model's:
-    `weights` (batch, length), the weight of each label, and `origin`, where each sample came from, which
-    an error about a non-finite loss names.
+    depends neither on padding nor on how the batch is split. Three keys of a batch are not the model's:
+    `weights` (batch, length), the weight of each label; `origin`, where each sample came from, which
+    an error about a non-finite loss names; and `tokens`, how many there are without padding, for batches
+    whose attention mask does not say.
 
     A model that accepts loss keyword arguments computes the loss itself (that keeps fused kernels and
     auxiliary losses); for others, and for weights and label smoothing, `token_loss` does. A `loss`
@@ -105,7 +106,7 @@ class SupervisedTrainer(Trainer):
         Raises:
             NonFiniteLoss: naming the samples of the micro-batch.
         """
-        inputs = dict(inputs)
+        inputs = {name: value for name, value in inputs.items() if name != "tokens"}
         origin, weights, labels = inputs.pop("origin", ()), inputs.pop("weights", None), inputs["labels"]
         items = num_items_in_batch if num_items_in_batch is not None else supervised_weight(labels, weights)
         items = torch.where(items > 0, items, 1)  # a batch without labels has loss 0, not 0 / 0
@@ -218,7 +219,9 @@ def _items(batch: Batch) -> torch.Tensor:
 
 
 def _tokens(batch: Batch) -> int:
-    """Tokens of a micro-batch without padding; packed masks number their samples from 1."""
+    """Tokens of a micro-batch without padding."""
+    if "tokens" in batch:
+        return int(batch["tokens"])
     mask = batch.get("attention_mask")
     if mask is None or mask.dim() != 2:
         return int(batch["input_ids"].numel())
