@@ -23,7 +23,7 @@ from tkernel.hookspecs import KINDS
 from tkernel.testing import CONTRACTS
 
 TYPES = (
-    *("requests", "bundle", "conversation", "dataset", "rendering", "media", "stage", "engine"),
+    *("check", "requests", "bundle", "conversation", "dataset", "rendering", "media", "stage", "engine"),
     *("slots", "facts", "plan"),
 )
 """Modules of `tkernel.types`, in the order in which a plugin author meets them."""

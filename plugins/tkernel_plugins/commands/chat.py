@@ -24,7 +24,8 @@ def chat(
     from tkernel_plugins.training.quiet import quiet
 
     path, overrides = split_file(file, ctx.args)
-    session = open_session(path, overrides=overrides, plugins=plugin or ())
+    calls = ("model", "adapter", "template", "media", "engine")
+    session = open_session(path, overrides=overrides, plugins=plugin or (), calls=calls)
     with quiet():
         engine = open_engine(session)
     try:

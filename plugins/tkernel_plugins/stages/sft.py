@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tkernel import StageResult, hookimpl
+from tkernel.errors import Problem
+from tkernel.types.check import CheckRequest
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.data.options import PrepareOptions
 from tkernel_plugins.training.options import TrainingOptions
@@ -22,6 +25,12 @@ class SupervisedFineTuning:
     Options = Options
     rows = "supervised"
     training_arguments = "transformers.training_args:TrainingArguments"
+
+    def check(self, request: CheckRequest) -> Iterable[Problem]:
+        """Training arguments that contradict each other, the data or this machine."""
+        from tkernel_plugins.training.checks import check_training
+
+        return check_training(request)
 
     @hookimpl
     def train_stage(self, request: StageRequest) -> StageResult:

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from tkernel.config.options import RunOptions
 from tkernel.errors import Problem
+from tkernel.types.check import CheckRequest
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.training.checkpoints import Resume, find_resume
+from tkernel_plugins.training.checks import DEFAULTS, FIXED, check_training, trains
 from tkernel_plugins.training.errors import TrainingArgumentsError
 from tkernel_plugins.training.options import TrainingOptions
-from tkernel_plugins.training.reporting import missing_trackers, trackers
-
-DEFAULTS: Mapping[str, Any] = {
-    # transformers' own is 500: most small runs would end without a line.
-    "logging_steps": 10,
-    "report_to": "none",
-}
-"""Our defaults where they differ from transformers'."""
-
-FIXED: Mapping[str, Any] = {
-    # The collator knows which columns the model takes; `origin` and media must reach it.
-    "remove_unused_columns": False,
-    # A NaN is an error here, see `SupervisedTrainer.compute_loss`.
-    "logging_nan_inf_filter": False,
-}
-"""What the trainer relies on."""
+from tkernel_plugins.training.reporting import trackers
 
 RENAMED: Mapping[str, str] = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -44,12 +29,6 @@ RENAMED: Mapping[str, str] = {
 def has_accelerator() -> bool:
     """Whether torch sees a GPU or another accelerator."""
     return torch.accelerator.is_available()
-
-
-def wants_training(request: StageRequest) -> bool:
-    """`do_train`, which is True here unless somebody turned it off."""
-    asked = request.arguments.get("do_train", request.settings.get("do_train"))
-    return True if asked is None else bool(asked)
 
 
 def resume_of(request: StageRequest) -> Resume:
@@ -68,7 +47,8 @@ def build_arguments(
     GPUs seen by one process the first is used; the others join with torchrun.
 
     Raises:
-        TrainingArgumentsError: all conflicts that can be known before data is prepared.
+        TrainingArgumentsError: what `check_training` finds, for those who did not plan the run; `fp16` where
+            torch sees no accelerator; and what transformers itself refuses.
     """
     known = {field.name for field in fields(arguments_class)}
     values = {
@@ -82,7 +62,13 @@ def build_arguments(
     values["use_cpu"] = bool(values.get("use_cpu")) or not has_accelerator()
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
 
-    problems = _conflicts(request, values, options)
+    no_gpu = None if has_accelerator() else "torch sees none"
+    problems = list(check_training(check_request(request), no_gpu))
+    if trains(request.arguments) and not request.train and not request.eval:
+        problems.append(Problem("there is nothing to train on", key="dataset", hint="Add `dataset: NAME`."))
+    if request.output_dir is None:
+        hint = "Add `output_dir: out/my-run`."
+        problems.append(Problem("`output_dir` is missing", key="output_dir", hint=hint))
     if problems:
         raise TrainingArgumentsError(problems)
 
@@ -94,7 +80,10 @@ def build_arguments(
         values.setdefault("metric_for_best_model", "eval_loss")
     try:
         arguments = arguments_class(
-            output_dir=str(request.output_dir), seed=request.seed, do_train=wants_training(request), **values
+            output_dir=str(request.output_dir),
+            seed=request.seed,
+            do_train=trains(request.arguments),
+            **values,
         )
     except (ValueError, TypeError) as error:
         raise TrainingArgumentsError([Problem(str(error).strip())]) from error
@@ -103,109 +92,21 @@ def build_arguments(
     return arguments
 
 
+def check_request(request: StageRequest) -> CheckRequest:
+    """The stage's request as planning sees it."""
+    return CheckRequest(
+        options=request.options,
+        run=RunOptions(output_dir=None if request.output_dir is None else str(request.output_dir)),
+        arguments=request.arguments,
+        settings=request.settings,
+        facts=request.bundle.facts,
+        train=tuple(loaded.entry.name for loaded in request.train),
+        eval=tuple(loaded.entry.name for loaded in request.eval),
+    )
+
+
 def precision(arguments: TrainingArguments, module: torch.nn.Module) -> str:
     """The precision of weights and of computation, in words."""
     weights = sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})
     autocast = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else None
     return " + ".join(weights) + " weights" + (f", {autocast} autocast" if autocast else "")
-
-
-def _conflicts(request: StageRequest, values: Mapping[str, Any], options: TrainingOptions) -> list[Problem]:
-    """Everything that contradicts something else or this machine, all at once."""
-    problems = missing_trackers(values["report_to"])
-    if wants_training(request) and not request.train:
-        problems.append(
-            Problem(
-                "there is nothing to train on",
-                key="dataset",
-                hint="Name a dataset (`dataset: NAME`), or only evaluate (`do_train: false`).",
-            )
-        )
-    has_eval = bool(request.eval) or bool(getattr(request.options, "val_size", 0))
-    evaluates = str(values.get("eval_strategy", "no")) not in ("no", "IntervalStrategy.NO")
-    if values.get("fp16") and values["use_cpu"]:
-        problems.append(
-            Problem(
-                "`fp16: true` needs a GPU; "
-                + ("`use_cpu` is set" if has_accelerator() else "torch sees none"),
-                key="fp16",
-                hint="Write `bf16: true`, which a CPU can do, or leave both out for fp32.",
-            )
-        )
-    if values.get("fp16") and values.get("bf16"):
-        problems.append(Problem("`fp16` and `bf16` are both true", key="fp16", hint="Keep one of the two."))
-    if (evaluates or values.get("do_eval")) and not has_eval:
-        key = "eval_strategy" if evaluates else "do_eval"
-        problems.append(
-            Problem(
-                f"`{key}: {values[key]}` asks for evaluation and there is nothing to evaluate on",
-                key=key,
-                hint="Name a held-out set (`eval_dataset: NAME`) or split one off (`val_size: 0.1`).",
-            )
-        )
-    if options.early_stopping_steps is not None and options.early_stopping_steps < 1:
-        problems.append(Problem("`early_stopping_steps` must be at least 1", key="early_stopping_steps"))
-    if options.early_stopping_steps is not None and not evaluates:
-        problems.append(
-            Problem(
-                "`early_stopping_steps` counts evaluations and `eval_strategy` is `no`",
-                key="early_stopping_steps",
-                hint="Add `eval_strategy: steps` and `eval_steps: 50`.",
-            )
-        )
-    apart = getattr(request.options, "eval_on_each_dataset", False) and len(request.eval) > 0
-    compares = options.early_stopping_steps is not None or values.get("load_best_model_at_end")
-    if apart and compares and values.get("metric_for_best_model") is None:
-        names = [f"`eval_{loaded.entry.name}_loss`" for loaded in request.eval]
-        problems.append(
-            Problem(
-                "with `eval_on_each_dataset` there is no single loss by which models are compared",
-                key="metric_for_best_model",
-                hint=f"Set `metric_for_best_model` to one of: {', '.join(names)}.",
-            )
-        )
-    if values.get("max_steps") == 0:
-        problems.append(
-            Problem(
-                "`max_steps: 0` takes no step",
-                key="max_steps",
-                hint="Leave it out to train `num_train_epochs`, or only evaluate (`do_train: false`).",
-            )
-        )
-    if values.get("deepspeed") and find_spec("deepspeed") is None:
-        problems.append(
-            Problem("`deepspeed` is not installed", key="deepspeed", hint="Run: pip install deepspeed")
-        )
-    strategy = values.get("train_sampling_strategy", "random")
-    if options.disable_shuffling and strategy not in ("random", "sequential"):
-        problems.append(
-            Problem(
-                f"`disable_shuffling` and `train_sampling_strategy: {strategy}` contradict each other",
-                key="disable_shuffling",
-                hint="Keep one of the two.",
-            )
-        )
-    if request.output_dir is None:
-        problems.append(
-            Problem("`output_dir` is missing", key="output_dir", hint="Add `output_dir: out/my-run`.")
-        )
-    else:
-        problems.extend(_unwritable(str(request.output_dir)))
-    return problems
-
-
-def _unwritable(path: str) -> list[Problem]:
-    """A problem if `path` cannot become a folder to write into."""
-    existing = os.path.abspath(path)
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    if os.path.isdir(existing) and os.access(existing, os.W_OK):
-        return []
-    reason = "no permission to write there" if os.path.isdir(existing) else "a file is in the way"
-    return [
-        Problem(
-            f"`output_dir: {path}` cannot be written: {reason} ({existing})",
-            key="output_dir",
-            hint="Choose another `output_dir`.",
-        )
-    ]

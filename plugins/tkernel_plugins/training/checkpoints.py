@@ -83,6 +83,11 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 def broken(path: Path) -> str | None:
     """Why training cannot go on from `path`, or None if it can."""
+    return unfinished(path) or _damaged_weights(path)
+
+
+def unfinished(path: Path) -> str | None:
+    """What a checkpoint lacks, from a look at its files; None if nothing."""
     if not path.is_dir():
         return "the folder does not exist"
     try:
@@ -97,7 +102,7 @@ def broken(path: Path) -> str | None:
     for name in ("optimizer.pt", "scheduler.pt"):
         if (path / name).exists() and (path / name).stat().st_size == 0:
             return f"{name} is empty"
-    return _damaged_weights(path)
+    return None
 
 
 def step_of(path: Path) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,5 +17,5 @@ class TrainingOptions:
     """Report `eval_accuracy`: the share of supervised tokens that the model ranks first."""
     include_effective_tokens_per_second: bool = False
     """Report `effective_tokens_per_sec`: tokens without padding per second of the whole run."""
-    early_stopping_steps: int | None = None
+    early_stopping_steps: int | None = field(default=None, metadata={"ge": 1})
     """Stop after this many evaluations without an improvement of `metric_for_best_model`."""

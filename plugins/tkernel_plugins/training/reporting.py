@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import Problem
+from tkernel.module_file import file_of
 
 EXTRAS = ("tensorboard", "wandb")
 """Trackers that have an extra of their own."""
+
+MODULES: Mapping[str, tuple[str, ...]] = {
+    "azure_ml": ("azureml",),
+    "flyte": ("flytekit",),
+    "kubeflow": (),  # a service, found by its address
+    "tensorboard": ("tensorboard", "tensorboardX"),
+}
+"""Tracker -> the modules of which it needs one, where it is not the one of its own name."""
 
 
 def trackers(written: Any) -> list[str]:
@@ -20,21 +31,26 @@ def trackers(written: Any) -> list[str]:
 
 def missing_trackers(names: Sequence[str]) -> list[Problem]:
     """A problem for each of `names` that transformers does not know, or whose package is not installed."""
-    from transformers.integrations.integration_utils import (
-        INTEGRATION_TO_CALLBACK,
-        get_available_reporting_integrations,
-    )
-
-    known = (*INTEGRATION_TO_CALLBACK, "all", "none")
-    # Whether Flyte is there, transformers says only when it is used.
-    usable = {*get_available_reporting_integrations(), "all", "none", "flyte"}
+    wanted = [name for name in names if name not in ("all", "none")]
+    known = (*_known(), "all", "none") if wanted else ()
     problems = []
-    for name in names:
+    for name in wanted:
+        modules = MODULES.get(name, (name,))
         if name not in known:
             hint = did_you_mean(name, known) or f"It takes: {', '.join(sorted(known))}."
             problems.append(Problem(f"`report_to: {name}` is no tracker", key="report_to", hint=hint))
-        elif name not in usable:
+        elif modules and not any(find_spec(module) for module in modules):
             package = f"'tkernel[{name}]'" if name in EXTRAS else name.replace("_", "-")
             message = f"`report_to: {name}` needs {name}, which is not installed"
             problems.append(Problem(message, key="report_to", hint=f"Run: pip install {package}"))
     return problems
+
+
+def _known() -> list[str]:
+    """The trackers of the installed transformers, read from its source."""
+    file = file_of("transformers.integrations.integration_utils")
+    for node in ast.parse(file.read_bytes()).body if file else []:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INTEGRATION_TO_CALLBACK":
+            keys = node.value.keys if isinstance(node.value, ast.Dict) else []
+            return [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+    return []

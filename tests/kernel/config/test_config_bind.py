@@ -80,7 +80,7 @@ def test_the_switch_of_an_extension_is_true_or_false(arguments: Arguments) -> No
 MISTAKES = [
     ("learning_rate: abc", "learning_rate wants a number, not 'abc'"),
     ("learning_rate: -1e-4", "learning_rate must be at least 0, not -1e-4"),
-    ("learning_rate: .nan", "learning_rate must be at least 0, not .nan"),
+    ("learning_rate: .nan", "learning_rate must be a finite number, not .nan"),
     (
         "learning_rate:",
         "learning_rate is empty, and wants a number\n    Give it a value, or take the line out.",

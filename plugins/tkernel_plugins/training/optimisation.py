@@ -1,0 +1,131 @@
+"""Optimizers and schedules: whether what they need is there, told from names and from source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+from tkernel.config.suggest import did_you_mean
+from tkernel.errors import Problem
+from tkernel.module_file import file_of
+
+PACKAGES: Mapping[str, tuple[str, str]] = {
+    "adalomo": ("lomo_optim", "lomo-optim"),
+    "adamw_anyprecision": ("torchdistx", "torchdistx"),
+    "adamw_torch_4bit": ("torchao", "torchao"),
+    "adamw_torch_8bit": ("torchao", "torchao"),
+    "adamw_torch_npu_fused": ("torch_npu", "torch-npu"),
+    "adamw_torch_xla": ("torch_xla", "torch-xla"),
+    "apollo_": ("apollo_torch", "apollo-torch"),
+    "galore_": ("galore_torch", "galore-torch"),
+    "grokadamw": ("grokadamw", "grokadamw"),
+    "lomo": ("lomo_optim", "lomo-optim"),
+    "schedule_free_": ("schedulefree", "schedulefree"),
+    "stable_adamw": ("optimi", "torch-optimi"),
+    **dict.fromkeys(("paged_", "ademamix", "lion_", "rmsprop_"), ("bitsandbytes", "bitsandbytes")),
+    **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit"), ("bitsandbytes", "bitsandbytes")),
+}
+"""The beginning of an optimizer's name -> the module that it needs, and what pip calls it."""
+
+PROJECTED = ("galore_", "apollo_")
+"""Optimizers of low rank, which have to be told what they project."""
+
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+"""Schedule -> the entries of `lr_scheduler_kwargs` of which it needs one."""
+
+GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+"""Parameters of a schedule that the trainer gives."""
+
+
+def check_optimizer(arguments: Mapping[str, Any]) -> Iterator[Problem]:
+    """Whether the package behind `optim` is installed, and what it needs besides is set."""
+    optim = _word(arguments.get("optim"))
+    for start, (module, package) in PACKAGES.items():
+        if optim.startswith(start) and find_spec(module) is None:
+            message = f"`optim: {optim}` needs {package}, which is not installed"
+            yield Problem(message, key="optim", hint=f"Run: pip install {package}")
+            break
+    if not optim.startswith(PROJECTED):
+        return
+    if arguments.get("optim_target_modules") is None:
+        message = f"`optim: {optim}` needs to know what it projects"
+        yield Problem(message, key="optim", hint="Add `optim_target_modules: all-linear`.")
+    if optim.endswith("_layerwise") and arguments.get("gradient_accumulation_steps", 1) > 1:
+        message = f"`optim: {optim}` steps in every backward pass, and cannot accumulate gradients"
+        yield Problem(message, key="gradient_accumulation_steps", hint="Leave it out.")
+
+
+def check_schedule(arguments: Mapping[str, Any], evaluates: str) -> Iterator[Problem]:
+    """Whether `lr_scheduler_type` has what it needs in `lr_scheduler_kwargs`, and nothing else is there."""
+    name = _word(arguments.get("lr_scheduler_type", "linear"))
+    if name in ("reduce_lr_on_plateau", "greedy") and evaluates == "no":
+        message = f"`lr_scheduler_type: {name}` follows the evaluation and `eval_strategy` is `no`"
+        yield Problem(message, key="lr_scheduler_type", hint="Add `eval_strategy: steps`.")
+    written = arguments.get("lr_scheduler_kwargs")
+    if written is not None and not isinstance(written, Mapping):
+        return  # JSON text, which transformers parses
+    set_ = dict(written or {})
+    needed = NEEDED.get(name, ())
+    if needed and len(set_.keys() & needed) != 1:
+        message = f"`lr_scheduler_type: {name}` needs {' or '.join(needed)}"
+        message += ", one of the two" if len(needed) > 1 else ""
+        hint = f"Add `lr_scheduler_kwargs: {{{needed[-1]}: ...}}`."
+        yield Problem(message, key="lr_scheduler_type", hint=hint)
+    known = _parameters().get(name)
+    for key in () if known is None else set_.keys() - known:
+        listed = f"It takes: {', '.join(sorted(known))}." if known else f"`{name}` takes none."
+        hint = did_you_mean(key, known) or listed
+        message = f"`lr_scheduler_type: {name}` has no parameter {key!r}"
+        yield Problem(message, key="lr_scheduler_kwargs", hint=hint)
+
+
+def _word(value: Any) -> str:
+    return str(getattr(value, "value", value))
+
+
+@cache
+def _parameters() -> Mapping[str, frozenset[str]]:
+    """Schedule -> the parameters that `lr_scheduler_kwargs` may set, read from transformers' source.
+
+    Those that take any keyword are left out.
+    """
+    functions, table = {}, None
+    for node in _tree("transformers.optimization"):
+        if isinstance(node, ast.FunctionDef):
+            functions[node.name] = node.args
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TYPE_TO_SCHEDULER_FUNCTION":
+            table = node.value
+    found = {}
+    if isinstance(table, ast.Dict):
+        values = _schedule_names()
+        for key, function in zip(table.keys, table.values, strict=True):
+            name = values.get(ast.unparse(key).rpartition(".")[2]) if key else None
+            signature = functions.get(ast.unparse(function))
+            if name is not None and signature is not None and signature.kwarg is None:
+                names = {argument.arg for argument in (*signature.args, *signature.kwonlyargs)}
+                found[name] = frozenset(names - GIVEN)
+    # It gets nothing but the warmup, whatever else it declares.
+    return found | {"constant": frozenset(), "constant_with_warmup": frozenset()}
+
+
+def _schedule_names() -> Mapping[str, str]:
+    """Members of `SchedulerType` -> their values."""
+    classes = [node for node in _tree("transformers.trainer_utils") if isinstance(node, ast.ClassDef)]
+    body = next((node.body for node in classes if node.name == "SchedulerType"), [])
+    return {
+        ast.unparse(item.targets[0]): str(item.value.value)
+        for item in body
+        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant)
+    }
+
+
+def _tree(module: str) -> list[ast.stmt]:
+    file = file_of(module)
+    return ast.parse(file.read_bytes()).body if file is not None else []
