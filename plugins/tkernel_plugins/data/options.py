@@ -24,13 +24,7 @@ class RowOptions:
     max_samples: int | None = field(default=None, metadata={"ge": 1})
     """Use only the first so many rows of each dataset."""
     streaming: bool = False
-    """Only false: every dataset is read whole."""
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.streaming:
-            problems.append("streaming: true is not supported; leave it out, datasets are read whole")
-        _refuse(problems)
+    """Read rows while they are trained on, not before; needs `max_steps`, since nobody knows how many there are."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,10 @@ class PrepareOptions:
 
     cutoff_len: int = field(default=2048, metadata={"ge": 1})
     """Longest sample in tokens; what is longer is truncated and counted."""
-    truncation: Literal["proportional"] = "proportional"
-    """`proportional` cuts prompt and reply of each turn in proportion, as LLaMA-Factory does."""
+    truncation: Literal["proportional", "keep_start", "keep_end", "split", "drop", "error"] = "proportional"
+    """What becomes of a sample that is longer: `proportional` cuts prompt and reply of each turn in
+    proportion, as LLaMA-Factory does; `keep_start` and `keep_end` keep that end of it, `split` makes several
+    samples of a conversation or text, `drop` counts it as rejected, `error` stops. Media are never cut."""
     train_on_prompt: bool = False
     """Learn prompts too, not only replies."""
     mask_history: bool = False
@@ -50,30 +46,75 @@ class PrepareOptions:
     eval_on_each_dataset: bool = False
     """Report one loss for each dataset of `eval_dataset` instead of one for all."""
     mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = "concat"
-    """Only `concat`: datasets one after another."""
+    """`concat`: datasets one after another. The others take a row of each in turn: `interleave_under` until
+    the first dataset ends, `interleave_over` until the last one has, rows of the others again meanwhile, and
+    `interleave_once` until each row was taken once."""
+    interleave_probs: tuple[float, ...] | None = None
+    """How often each dataset is drawn, `0.7, 0.3`; unset, they take turns."""
+    buffer_size: int = field(default=16384, metadata={"ge": 1})
+    """Rows that wait at once while a stream is shuffled; 1 leaves the order of the data."""
     preprocessing_batch_size: int = field(default=1000, metadata={"ge": 1})
     """Rows that are encoded together."""
     preprocessing_num_workers: int | None = field(default=None, metadata={"ge": 1})
     """Processes that encode; None and 1 encode in this process, where the tokenizer uses all cores."""
     overwrite_cache: bool = False
-    """Encode anew. Nothing is cached between runs, so either value does."""
+    """Encode anew even if the cache holds what the run needs."""
+    tokenized_path: str | None = None
+    """A folder for what was prepared: saved there if it is empty, read if it is the same, else refused."""
     ignore_pad_token_for_loss: bool = True
-    """Only true: padding is never learned."""
+    """False learns padding too: its labels are the padding token, and the loss depends on how samples are
+    put into batches."""
     packing: bool | None = None
-    """Only false: one sample a row."""
+    """Join samples to rows of `cutoff_len` tokens; unset, texts are and conversations are not."""
     neat_packing: bool = False
-    """Only false: one sample a row."""
+    """Pack, and let each sample see only itself."""
+    padding_free: bool = False
+    """Join the samples of a micro-batch to one row without padding, each of which sees only itself."""
 
     def __post_init__(self) -> None:
         problems = []
         if self.val_size > 1 and self.val_size != int(self.val_size):
             problems.append(f"val_size must be a share below 1 or a whole number, not {self.val_size}")
-        if self.mix_strategy != "concat":
-            problems.append(f"mix_strategy: {self.mix_strategy} is not supported; use concat")
-        if self.packing:
-            problems.append("packing: true is not supported; leave it out")
-        if self.neat_packing:
-            problems.append("neat_packing: true is not supported; leave it out")
-        if not self.ignore_pad_token_for_loss:
-            problems.append("ignore_pad_token_for_loss: false is not supported; padding is never learned")
+        problems += _mixing_problems(self)
+        problems += _packing_problems(self)
+        if not self.ignore_pad_token_for_loss and (self.packing or self.neat_packing or self.padding_free):
+            problems.append("ignore_pad_token_for_loss: false learns padding, and packed samples have none")
         _refuse(problems)
+
+
+@dataclass(frozen=True)
+class UnpackedOptions(PrepareOptions):
+    """Preparation for stages whose samples cannot be joined: pairs, feedback and prompts."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        why = "cannot be true in this stage, whose samples come in pairs, with feedback or as prompts; leave it out"
+        _refuse([f"{key} {why}" for key in ("packing", "neat_packing", "padding_free") if getattr(self, key)])
+
+
+def _mixing_problems(options: PrepareOptions) -> list[str]:
+    """What is wrong with `interleave_probs`."""
+    given = options.interleave_probs
+    if given is None:
+        return []
+    if options.mix_strategy == "concat":
+        return ["interleave_probs is for interleaving: set mix_strategy, or leave it out"]
+    if any(share < 0 for share in given) or abs(sum(given) - 1) > 1e-6:
+        return [f"interleave_probs must be shares that add up to 1, not {', '.join(map(str, given))}"]
+    return []
+
+
+def _packing_problems(options: PrepareOptions) -> list[str]:
+    """Contradictions between the keys of packing."""
+    problems = []
+    packs = options.packing or options.neat_packing
+    if options.neat_packing and options.packing is False:
+        problems.append("neat_packing: true packs and packing: false does not; keep one of the two")
+    if options.padding_free and packs:
+        key = "neat_packing" if options.neat_packing else "packing"
+        problems.append(
+            f"padding_free: true and {key}: true are two ways to save padding; keep one of the two"
+        )
+    if packs and options.cutoff_len < 2:
+        problems.append("cutoff_len must be at least 2 with packing: packed rows hold one token less")
+    return problems

@@ -2,211 +2,208 @@
 
 from __future__ import annotations
 
-import math
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tkernel.errors import DataError, TkError
-from tkernel.types.dataset import LoadedDataset, Rejection
+from tkernel.types.dataset import LoadedDataset
 from tkernel.types.requests import StageRequest
-from tkernel_plugins.data.canonical import MEDIA
-from tkernel_plugins.data.encode import BatchEncoder, encoded_features
+from tkernel_plugins.data.arrow_files import ArrowWriter, mapped
+from tkernel_plugins.data.batches import BatchWork, encode_batches, witness, work_of
+from tkernel_plugins.data.cache import Entry
+from tkernel_plugins.data.cache_samples import keep_samples
+from tkernel_plugins.data.mix import MergedRows, merged_order
 from tkernel_plugins.data.options import PrepareOptions
 from tkernel_plugins.data.progress import Progress
 from tkernel_plugins.data.report import PreparationReport, SampleCounts
+from tkernel_plugins.data.split import split_order
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Encoded samples, in the order of datasets and rows.
+    """Encoded samples, in the order in which the datasets are mixed and split.
 
-    Each has `input_ids`, `labels` (-100 where nothing is learned), `origin`, and `weights` and media
-    columns where the data has them. `eval` is a mapping from dataset to samples with
-    `eval_on_each_dataset`. A split without datasets is None.
+    Each has `origin`, and the columns of its kind (`tkernel_plugins.data.encoding`), without those that
+    have no content; a packed row has `lengths` and `origins` (`tkernel_plugins.data.packing`). `eval` is a
+    mapping from dataset to samples with `eval_on_each_dataset`. A split without datasets is None. With
+    `streaming`, `train` is a `datasets.IterableDataset`.
     """
 
-    train: datasets.Dataset | None
+    train: datasets.Dataset | datasets.IterableDataset | None
     eval: datasets.Dataset | dict[str, datasets.Dataset] | None
     report: PreparationReport
 
 
-def prepare(request: StageRequest) -> Prepared:
-    """Encode the datasets of a supervised stage, one batch at a time, and split off `val_size`.
+@dataclass(frozen=True)
+class _Part:
+    """What becomes one dataset of samples: `train`, `eval`, or `eval of NAME`."""
 
-    Samples without a token to learn are left out and counted.
+    name: str
+    rows: MergedRows
+    counts: list[SampleCounts]
+
+
+def prepare(request: StageRequest, rows: str = "supervised") -> Prepared:
+    """Mix the datasets of a stage, split off `val_size`, encode batch by batch, pack, and keep the result.
+
+    Samples without a token to learn are left out and counted. What was prepared before from the same
+    content is read, not made again.
+
+    Args:
+        request: the stage's request.
+        rows: the kind of rows that the stage needs.
 
     Raises:
         DataError: a row cannot be rendered or its media do not fit (counted instead with
             `on_bad_row: drop`), or nothing remains.
-        TkError: `val_size` and `eval_dataset` are both set.
+        TkError: options that contradict each other, or `tokenized_path` holds something else.
     """
     options: PrepareOptions = request.options or PrepareOptions()
+    if any(not hasattr(loaded.rows, "num_rows") for loaded in (*request.train, *request.eval)):
+        from tkernel_plugins.data.streaming import prepare_stream
+
+        return prepare_stream(request, rows, options)
+    _check(request, options)
+    work = work_of(request, rows, options)
+    parts = _parts(request, options)
+
+    def write(folder: Path) -> Mapping[str, Any]:
+        return _write(folder, parts, work, options)
+
+    def opened(entry: Entry) -> Prepared:
+        if entry.hit:
+            _compare(entry, parts, work)
+        return _open(entry, parts)
+
+    return keep_samples(request, rows, options, write, opened)
+
+
+def _check(request: StageRequest, options: PrepareOptions) -> None:
     if options.val_size and request.eval:
         raise TkError(
             "`val_size` splits evaluation data off the training data, and `eval_dataset` names other data",
             hint="Leave one of the two out.",
         )
+
+
+def _parts(request: StageRequest, options: PrepareOptions) -> list[_Part]:
+    """Training and evaluation data, each with the order of its rows."""
+    parts = []
+    if request.train:
+        train = _mixed("train", request.train, request.seed, options)
+        if options.val_size:
+            kept, held_out = split_order(train.rows.order, options.val_size, request.seed)
+            parts = [
+                _Part("train", MergedRows(train.rows.parts, kept), train.counts),
+                _Part("eval", MergedRows(train.rows.parts, held_out), train.counts),
+            ]
+        else:
+            parts = [train]
+    if options.eval_on_each_dataset:
+        parts += [
+            _mixed(f"eval of {loaded.entry.name}", [loaded], request.seed, options) for loaded in request.eval
+        ]
+    elif request.eval:
+        parts.append(_mixed("eval", request.eval, request.seed, options))
+    return parts
+
+
+def _mixed(name: str, loaded: Sequence[LoadedDataset], seed: int, options: PrepareOptions) -> _Part:
+    lengths = [len(item.rows) for item in loaded]
+    order = merged_order(lengths, options.mix_strategy, options.interleave_probs, seed)
+    counts = [SampleCounts(item.entry.name, item.report, name.split()[0]) for item in loaded]
+    return _Part(name, MergedRows([item.rows for item in loaded], order), counts)
+
+
+def _write(folder: Path, parts: list[_Part], work: BatchWork, options: PrepareOptions) -> Mapping[str, Any]:
+    """Encode every part into a file; returns what is needed to open them, and the report."""
     started = time.monotonic()
-    report = PreparationReport(cutoff_len=options.cutoff_len)
-    encoder = BatchEncoder(
-        renderer=request.renderer,
-        media=request.media,
-        cutoff_len=options.cutoff_len,
-        truncation=options.truncation,
-        train_on_prompt=options.train_on_prompt,
-        mask_history=options.mask_history,
-        strict=request.settings.get("on_bad_row", "error") == "error",
-    )
-    train_tables = [_encode(loaded, "train", encoder, options, report) for loaded in request.train]
-    eval_tables = [_encode(loaded, "eval", encoder, options, report) for loaded in request.eval]
-    train, validation = _split(train_tables, options.val_size, request.seed)
-    evaluation: Any = validation
-    if eval_tables and options.eval_on_each_dataset:
-        names = [loaded.entry.name for loaded in request.eval]
-        evaluation = {name: _usable([table]) for name, table in zip(names, eval_tables, strict=True)}
-    elif eval_tables:
-        evaluation = _usable(eval_tables)
-    _count_splits(report, train, evaluation)
-    report.seconds = time.monotonic() - started
-    return Prepared(train, evaluation, report)
-
-
-def _encode(
-    loaded: LoadedDataset,
-    split: str,
-    encoder: BatchEncoder,
-    options: PrepareOptions,
-    report: PreparationReport,
-) -> pa.Table:
-    """All rows of one dataset, encoded, those that cannot be used among them; counted in `report`."""
-    import pyarrow as pa
-
-    rows = loaded.rows
-    if not hasattr(rows, "num_rows"):
-        raise DataError(
-            f"dataset {loaded.entry.name!r} is a stream; only datasets of known length are supported"
+    report = PreparationReport(cutoff_len=options.cutoff_len, packed=work.packing is not None)
+    described = []
+    for number, part in enumerate(parts):
+        file = f"{number}.arrow"
+        written, columns = _write_part(folder / file, part, work, options, report)
+        split = "training" if part.name == "train" else "evaluation"
+        report.splits[split] = report.splits.get(split, 0) + written
+        described.append(
+            {"part": part.name, "file": file, "columns": columns, "witness": witness(part.rows, work.encoder)}
         )
-    if (options.preprocessing_num_workers or 1) > 1 and rows.num_rows:
-        table = _encode_in_processes(rows, encoder, options)
-    else:
-        batches = list(_encode_here(loaded.entry.name, rows, encoder, options))
-        schema = encoded_features().arrow_schema
-        table = pa.concat_tables(batches) if batches else schema.empty_table()
-    counts = _counted(table, SampleCounts(loaded.entry.name, loaded.report, split))
-    report.datasets.append(counts)
-    if counts.encoded == 0:
-        first = "\n".join(f"  {rejection}" for rejection in counts.positions)
-        raise DataError(
-            f"no sample of dataset {loaded.entry.name!r} can be used\n{first}",
-            hint="Is `cutoff_len` long enough, and does every row have a reply?",
-        )
-    return table
-
-
-def _encode_here(
-    name: str, rows: datasets.Dataset, encoder: BatchEncoder, options: PrepareOptions
-) -> Iterator[pa.Table]:
-    with Progress(f"encode {name}", rows.num_rows) as progress:
-        for batch in rows.with_format("arrow").iter(batch_size=options.preprocessing_batch_size):
-            yield encoder(batch)
-            progress.advance(batch.num_rows)
-
-
-def _encode_in_processes(rows: datasets.Dataset, encoder: BatchEncoder, options: PrepareOptions) -> pa.Table:
-    encoded = rows.with_format("arrow").map(
-        encoder,
-        batched=True,
-        batch_size=options.preprocessing_batch_size,
-        num_proc=min(options.preprocessing_num_workers or 1, rows.num_rows),
-        remove_columns=rows.column_names,
-        features=encoded_features(),
-        keep_in_memory=True,
-        load_from_cache_file=False,
-        new_fingerprint=uuid.uuid4().hex[:16],
-        desc="encode",
-    )
-    return encoded.with_format("arrow")[:]
-
-
-def _counted(table: pa.Table, counts: SampleCounts) -> SampleCounts:
-    """`counts`, filled with what happened to the rows of `table`."""
-    import pyarrow.compute as pc
-
-    usable = pc.is_null(table["reason"])
-    counts.encoded = pc.sum(usable).as_py() or 0
-    counts.tokens = pc.sum(pc.list_value_length(table["input_ids"])).as_py() or 0
-    counts.supervised = pc.sum(table["supervised"]).as_py() or 0
-    counts.dropped = pc.sum(table["dropped"]).as_py() or 0
-    counts.truncated = pc.sum(pc.greater(table["dropped"], 0)).as_py() or 0
-    refused = table.filter(pc.invert(usable)).select(["origin", "reason", "detail"])
-    for row in refused.to_pylist():
-        origin, reason = row["origin"], row["reason"]
-        full = f"{reason}: {row['detail']}"
-        counts.reject(Rejection(origin["file"], origin["row"], origin["line"], full), reason)
-    return counts
-
-
-def _split(
-    tables: list[pa.Table], val_size: float, seed: int
-) -> tuple[datasets.Dataset | None, datasets.Dataset | None]:
-    """Training samples, and those that `val_size` takes for evaluation.
-
-    Which rows those are is LLaMA-Factory's choice: `datasets` splits all rows, shuffled with the
-    seed, before those that cannot be used are left out.
-    """
-    if not tables:
-        return None, None
-    if not val_size:
-        return _usable(tables), None
-    from datasets import Dataset
-
-    rows = sum(table.num_rows for table in tables)
-    size = int(val_size) if val_size > 1 else val_size
-    if math.ceil(size if val_size > 1 else size * rows) >= rows:
-        raise TkError(
-            f"`val_size: {val_size:g}` leaves none of the {rows:,} rows to train on",
-            hint="Take a smaller number, or a share such as 0.1.",
-        )
-    order = Dataset.from_dict({"row": range(rows)}).train_test_split(test_size=size, seed=seed)
-    return _usable(tables, order["train"]["row"][:]), _usable(tables, order["test"]["row"][:])
-
-
-def _usable(tables: list[pa.Table], order: list[int] | None = None) -> datasets.Dataset:
-    """The samples that can be used, in the order of `order`, with the columns that have content."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    from datasets import Dataset, DatasetInfo, Features
-
-    table = pa.concat_tables(tables)
-    usable = pc.is_null(table["reason"])
-    features = encoded_features()
-    unused = ["reason", "detail", "supervised", "dropped"]
-    if table["weights"].null_count == table.num_rows:
-        unused.append("weights")
-    unused += [name for name in MEDIA if not pc.sum(pc.list_value_length(table[name])).as_py()]
-    kept = Features({name: kind for name, kind in features.items() if name not in unused})
-    info, fingerprint = DatasetInfo(features=kept), uuid.uuid4().hex[:16]
-    if order is None:
-        table = table.filter(usable) if pc.sum(usable).as_py() < table.num_rows else table
-        return Dataset(table.select(list(kept)).cast(kept.arrow_schema), info=info, fingerprint=fingerprint)
-    whole = Dataset(table.select(list(kept)).cast(kept.arrow_schema), info=info, fingerprint=fingerprint)
-    flags = usable.to_pylist()
-    return whole.select([row for row in order if flags[row]])
-
-
-def _count_splits(report: PreparationReport, train: Any, evaluation: Any) -> None:
-    if train is not None:
-        report.splits["training"] = len(train)
-    if evaluation is not None:
-        parts = evaluation.values() if isinstance(evaluation, dict) else [evaluation]
-        report.splits["evaluation"] = sum(map(len, parts))
+    for counts in _all_counts(parts):
+        report.datasets.append(counts)
+        if counts.encoded == 0:
+            first = "\n".join(f"  {rejection}" for rejection in counts.positions)
+            raise DataError(
+                f"no sample of dataset {counts.name!r} can be used\n{first}",
+                hint="Is `cutoff_len` long enough, and does every row have a reply?",
+            )
     empty = [name for name, count in report.splits.items() if count == 0]
     if empty:
-        raise DataError(f"no sample for {empty[0]} can be used", hint="Raise `val_size` or `cutoff_len`.")
+        why = "Raise `val_size` or `cutoff_len`."
+        if work.packing is not None and report.left_over:
+            why = f"The {report.left_over:,} tokens fill no row of `cutoff_len`: lower it."
+        raise DataError(f"no sample for {empty[0]} can be used", hint=why)
+    report.seconds = time.monotonic() - started
+    return {"parts": described, "report": report.stored()}
+
+
+def _write_part(
+    path: Path, part: _Part, work: BatchWork, options: PrepareOptions, report: PreparationReport
+) -> tuple[int, list[str]]:
+    """Rows written, and the columns that have content."""
+    writer = ArrowWriter(path)
+    filled: set[str] = set()
+    columns: list[str] = []
+    names = ", ".join(counts.name for counts in part.counts)
+    title = "encode" if part.name == "train" else "encode for evaluation"
+    size, processes = options.preprocessing_batch_size, options.preprocessing_num_workers or 1
+    with Progress(f"{title} {names}", len(part.rows)) as progress:
+        for batch in encode_batches(part.rows, work, size, processes):
+            writer.write(batch.samples)
+            for number, tally in batch.tallies.items():
+                part.counts[number].add(tally)
+            report.left_over += batch.left_over
+            filled |= batch.filled
+            columns = batch.samples.column_names
+            progress.advance(batch.rows)
+    writer.close()
+    unused = set(work.encoder.optional) - filled
+    return writer.rows, [name for name in columns if name not in unused]
+
+
+def _all_counts(parts: list[_Part]) -> list[SampleCounts]:
+    """The counts of every dataset once; rows that `val_size` takes are counted with those it leaves."""
+    return list({id(counts): counts for part in parts for counts in part.counts}.values())
+
+
+def _compare(entry: Entry, parts: list[_Part], work: BatchWork) -> None:
+    """Encode a few rows again; they must be what was stored."""
+    known = {part["part"]: part["witness"] for part in entry.content["parts"]}
+    for part in parts:
+        if witness(part.rows, work.encoder) != known.get(part.name):
+            raise TkError(
+                f"samples in {entry.folder} are not what their rows are encoded to now, though nothing that "
+                "is known of has changed: the template, the media processor or a plugin behind them gives "
+                "different results for the same row",
+                hint="Make the plugin depend on its options alone; `overwrite_cache: true` encodes anew.",
+            )
+
+
+def _open(entry: Entry, parts: list[_Part]) -> Prepared:
+    report = PreparationReport.restored(entry.content["report"])
+    report.cache = entry.outcome
+    current = {(counts.name, counts.split): counts.rows for counts in _all_counts(parts)}
+    for counts in report.datasets:  # what was read may have changed where what was kept has not
+        counts.rows = current.get((counts.name, counts.split), counts.rows)
+    opened = {
+        part["part"]: mapped(entry.folder / part["file"], part["columns"]) for part in entry.content["parts"]
+    }
+    each = {
+        name.removeprefix("eval of "): rows for name, rows in opened.items() if name.startswith("eval of ")
+    }
+    return Prepared(opened.get("train"), each or opened.get("eval"), report)

@@ -12,14 +12,10 @@ FIRST = 20
 """Rejections that are remembered with their position; the others are counted."""
 
 
-@dataclass
-class SampleCounts:
-    """Counts of one dataset while it is encoded."""
+@dataclass(kw_only=True)
+class Tally:
+    """What became of some rows when they were encoded."""
 
-    name: str
-    rows: DatasetReport
-    """What the dataset plugin read, kept and rejected."""
-    split: str = "train"
     encoded: int = 0
     """Samples that can be trained on."""
     tokens: int = 0
@@ -34,11 +30,23 @@ class SampleCounts:
     rejected: list[Rejection] = field(default_factory=list)
     """The first of them."""
 
-    def reject(self, rejection: Rejection, reason: str) -> None:
-        """Count a sample that cannot be used."""
-        self.rejections[reason] = self.rejections.get(reason, 0) + 1
-        if len(self.rejected) < FIRST:
-            self.rejected.append(rejection)
+    def add(self, other: Tally) -> None:
+        """Count the rows of `other`, which come after these."""
+        for name in ("encoded", "tokens", "supervised", "truncated", "dropped"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for reason, count in other.rejections.items():
+            self.rejections[reason] = self.rejections.get(reason, 0) + count
+        self.rejected += other.rejected[: FIRST - len(self.rejected)]
+
+
+@dataclass
+class SampleCounts(Tally):
+    """Counts of one dataset while it is encoded."""
+
+    name: str
+    rows: DatasetReport
+    """What the dataset plugin read, kept and rejected."""
+    split: str = "train"
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -60,8 +68,15 @@ class PreparationReport:
 
     datasets: list[SampleCounts] = field(default_factory=list)
     splits: dict[str, int] = field(default_factory=dict)
+    """`training`, `evaluation` -> rows of the encoded data; a packed row holds several samples."""
     cutoff_len: int = 0
     seconds: float = 0.0
+    """What encoding took when it was done."""
+    left_over: int = 0
+    """Tokens of packed text at the ends of batches that fill no row."""
+    packed: bool = False
+    cache: str | None = None
+    """Whether the samples came out of the cache, and why not, in one line."""
 
     def total(self, name: str) -> int:
         """Sum of a count over all datasets."""
@@ -74,10 +89,12 @@ class PreparationReport:
             for counts in self.datasets[:6]
         )
         more = f" and {len(self.datasets) - 6} more" if len(self.datasets) > 6 else ""
-        splits = ", ".join(f"{count:,} for {name}" for name, count in self.splits.items())
+        what = "rows " if self.packed else ""
+        splits = ", ".join(f"{count:,} {what}for {name}" for name, count in self.splits.items())
         rows = sum(counts.rows.read for counts in self.datasets)
         tokens = self.total("tokens")
         rate = f" in {self.seconds:.1f} s" if self.seconds else ""
+        rest = f", {self.left_over:,} left over" if self.left_over else ""
         mean = f", {tokens / self.total('encoded'):,.0f} a sample" if self.total("encoded") else ""
         share = f" ({self.total('supervised') / tokens:.0%})" if tokens else ""
         rejected, truncated = self._rejections(), self._truncations()
@@ -89,7 +106,7 @@ class PreparationReport:
             f"kept       {self.total('encoded'):,} samples: {splits}{none}",
             *([f"rejected   {rejected}"] if rejected else []),
             *([f"truncated  {truncated}"] if truncated else []),
-            f"tokens     {tokens:,}{mean}; {self.total('supervised'):,}{share} are learned{rate}",
+            f"tokens     {tokens:,}{mean}; {self.total('supervised'):,}{share} are learned{rest}{rate}",
         ]
 
     def _rejections(self) -> str:
@@ -118,6 +135,9 @@ class PreparationReport:
         return {
             "cutoff_len": self.cutoff_len,
             "seconds": self.seconds,
+            "cache": self.cache,
+            "packed": self.packed,
+            "tokens_left_over": self.left_over,
             "splits": dict(self.splits),
             "datasets": [
                 {
@@ -136,6 +156,25 @@ class PreparationReport:
                 for counts in self.datasets
             ],
         }
+
+    def stored(self) -> dict[str, Any]:
+        """All of it as plain values, from which `restored` makes it again."""
+        return asdict(self)
+
+    @classmethod
+    def restored(cls, values: Mapping[str, Any]) -> PreparationReport:
+        """The report that `stored` described.
+
+        Raises:
+            KeyError, TypeError: the values are of another kind.
+        """
+        datasets = []
+        for counts in values["datasets"]:
+            rejected = [Rejection(**item) for item in counts["rejected"]]
+            of_rows = [Rejection(**item) for item in counts["rows"]["rejected"]]
+            rows = DatasetReport(**{**counts["rows"], "rejected": of_rows})
+            datasets.append(SampleCounts(**{**counts, "rows": rows, "rejected": rejected}))
+        return cls(**{**values, "datasets": datasets})
 
 
 def _in_brackets(notes: Sequence[str]) -> str:

@@ -230,11 +230,16 @@ def test_columns_that_nobody_reads_are_on_the_screen(renderer: Any) -> None:
     assert lines[0].split(maxsplit=1)[1] == "1 rows: a 1 (columns not read: system)"
 
 
-def test_each_dataset_leaves_one_line_on_stderr(renderer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoding_leaves_a_line_on_stderr_and_the_cache_another(
+    renderer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepared(renderer, named("a", ALPACA), named("b", ALPACA))
     out, err = capsys.readouterr()
     assert out == ""
-    assert [line.split(" in ")[0] for line in err.splitlines()] == ["encode a: 30 rows", "encode b: 30 rows"]
+    assert [line.split(" in ")[0] for line in err.splitlines()] == [
+        "cache: not used: the template is an object",
+        "encode a, b: 60 rows",
+    ]
 
 
 def test_strange_text_is_encoded_as_it_is(renderer: Any) -> None:
@@ -248,14 +253,13 @@ def test_strange_text_is_encoded_as_it_is(renderer: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"packing": True}, "packing: true is not supported"),
-        ({"neat_packing": True}, "neat_packing: true is not supported"),
-        ({"mix_strategy": "interleave_under"}, "mix_strategy: interleave_under is not supported"),
         ({"val_size": 1.5}, "val_size must be a share"),
-        ({"ignore_pad_token_for_loss": False}, "ignore_pad_token_for_loss: false is not supported"),
+        ({"interleave_probs": (0.5, 0.5)}, "interleave_probs is for interleaving"),
+        ({"mix_strategy": "interleave_over", "interleave_probs": (0.5, 0.6)}, "shares that add up to 1"),
+        ({"mix_strategy": "interleave_over", "interleave_probs": (1.5, -0.5)}, "shares that add up to 1"),
     ],
 )
-def test_a_value_that_is_not_implemented_is_refused(options: dict[str, Any], message: str) -> None:
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PrepareOptions(**options)
 
