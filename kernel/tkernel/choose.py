@@ -122,21 +122,27 @@ class _Chooser:
         if dataset.formatting is not None:
             self._pinned("dataset", Wanted(dataset.formatting, dataset.origin), dataset.name)
             return
-        columns = dataset.columns or ()
-        candidates: list[Candidate] = [(c, "matched", f"the first row has a column {c!r}") for c in columns]
-        if self._found("dataset", candidates, dataset.name, dataset.origin):
+        names = [n for n in self.index.names("dataset") if {*n.split("+")} <= {*dataset.columns}]
+        names.sort(key=lambda n: (-n.count("+"), dataset.columns.index(n.partition("+")[0])))
+        if self._preferred("dataset", names, dataset.name):
             return
-        seen = (
-            f"its columns are {', '.join(columns)}" if columns else "its columns are not known before loading"
-        )
-        hint = "Name its format with `formatting` in dataset_info.json; registered names and columns: "
-        self.errors.append(
-            NoProvider(
-                f"no dataset plugin reads {dataset.name!r}: {seen}.",
-                origin=dataset.origin,
-                hint=f"{hint}{self._names('dataset')}.",
-            )
-        )
+        found = {name: hits for name in names if (hits := self._installed("dataset", name))}
+        best = [name for name in found if name.count("+") == next(iter(found)).count("+")]
+        formats = {found[name][0].target: found[name][0] for name in reversed(best)}
+        if len(formats) > 1:
+            fit = " and ".join(f"{entry} fits {_columns(entry.name)}" for entry in formats.values())
+            message, hint = f"the format of {dataset.name!r} is not clear: {fit}.", "Name it"
+            error: type[TkError] = AmbiguousProvider
+        elif best:
+            reason = f"the first row has {_columns(best[0])}"
+            self._settle(found[best[0]], "matched", reason, dataset.name, dataset.origin)
+            return
+        else:
+            seen = f"its columns are {', '.join(dataset.columns)}" if dataset.columns else "it has no columns"
+            message, hint = f"no dataset plugin reads {dataset.name!r}: {seen}.", "Name its format"
+            error = NoProvider
+        hint += f" with `formatting` in dataset_info.json; registered names and columns: {self._names('dataset')}."
+        self.errors.append(error(message, origin=dataset.origin, hint=hint))
 
     def media(self, facts: ModelFacts, needed: bool) -> None:
         model, candidates = self.taken.get("model"), list[Candidate]()
@@ -182,31 +188,28 @@ class _Chooser:
             name, _, reason = candidates[-1]
             self.errors.append(self._unknown(kind, Wanted(name), reason))
 
-    def _found(
-        self,
-        kind: str,
-        candidates: Sequence[Candidate],
-        subject: str | None = None,
-        origin: str | None = None,
-    ) -> bool:
+    def _found(self, kind: str, candidates: Sequence[Candidate]) -> bool:
         """Settle by preference, else by the first candidate that is installed."""
-        if self._preferred(kind, [name for name, _, _ in candidates], subject):
+        if self._preferred(kind, [name for name, _, _ in candidates], None):
             return True
         for name, how, reason in candidates:
-            hits = [e for e in self.index.find(kind, name) if e not in self.blocked and e.door is None]
-            if hits:
-                self._settle(hits, how, reason, subject, origin)
+            if hits := self._installed(kind, name):
+                self._settle(hits, how, reason, None, None)
                 return True
         return False
+
+    def _installed(self, kind: str, name: str) -> list[Entry]:
+        return [e for e in self.index.find(kind, name) if e not in self.blocked and e.door is None]
 
     def _pinned(self, kind: str, wanted: Wanted, subject: str | None = None) -> None:
         left, colon, name = wanted.name.rpartition(":")
         entries = [e for e in self.index.entries if e.kind == kind and e not in self.blocked]
-        if colon:
+        doors = [e for e in entries if e.door == wanted.name]
+        if colon and not doors:
             entries = [e for e in entries if same_distribution(e.distribution, left)]
         preferred = {entry: pin for pin in self.pins for entry in pin.entries}
         variants = [e for e in entries if e.base == name and e.variant and e in preferred]
-        plain = [e for e in entries if e.name == name and e.variant is None]
+        plain = doors or [e for e in entries if e.name == name and e.variant is None]
         reason = f"{KEYS[kind]}: {wanted.name}" + (f" at {wanted.origin}" if wanted.origin else "")
         if variants:
             reason += f", and {preferred[variants[0]].wanted} is preferred"
@@ -314,6 +317,12 @@ class _Chooser:
             offer = f"If a distribution of its own provides it: pip install tk-{name.replace('_', '-')}"
             hint = f"{did_you_mean(name, self.index.names(kind)) or offer}\n  Installed: {self._names(kind)}."
         return NoProvider(message, hint=hint, origin=wanted.origin)
+
+
+def _columns(name: str) -> str:
+    """`the columns 'chosen' and 'rejected'`, for an entry point `chosen+rejected`."""
+    shown = " and ".join(map(repr, name.split("+")))
+    return f"the columns {shown}" if "+" in name else f"a column {shown}"
 
 
 def _ambiguous(hits: Sequence[Entry], origin: str | None) -> AmbiguousProvider:

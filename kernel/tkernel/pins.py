@@ -23,11 +23,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class DatasetWanted:
-    """One dataset of the run. `columns` are those of its first row, in order; None if they cannot be seen."""
+    """One dataset of the run. `columns` are those of its first row, where its format is to be detected."""
 
     name: str
     formatting: str | None = None
-    columns: tuple[str, ...] | None = None
+    columns: tuple[str, ...] = ()
     origin: str | None = None
 
 

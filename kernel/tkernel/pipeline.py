@@ -126,10 +126,12 @@ def claim_output_dir(session: Session) -> Path | None:
     if model is not None and folder.resolve() == Path(model).expanduser().resolve():
         raise TkError(f"output_dir {folder} is the folder of the model", hint="Choose another output_dir.")
     resuming = bool(session.bound.arguments.get("resume_from_checkpoint"))
-    # A run that failed before its first step left no more than these two, and is no result.
+    # A run that failed before its first step, or data prepared for it, left no more than these, and is no result.
     trace = folder / "trace.jsonl"
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held - {lock.FILE_NAME, trace.name} and not (session.options.overwrite_output_dir or resuming):
+    if held - {lock.FILE_NAME, trace.name, "data_report.json"} and not (
+        session.options.overwrite_output_dir or resuming
+    ):
         raise TkError(
             f"{folder} holds the result of another run, or other files",
             hint="Choose another output_dir, or set `overwrite_output_dir: true`, or continue that run "
@@ -223,7 +225,7 @@ def process_media(session: Session, bundle: ModelBundle) -> MediaProcessor | Non
     choice = session.plan.chosen("media")
     if choice is None:
         return None
-    media_dir = session.options.media_dir or session.options.dataset_dir
+    media_dir = session.options.media_folder
     request = MediaRequest(bundle=bundle, options=session.options_of(choice), media_dir=media_dir)
     media: MediaProcessor = session.active.call(choice, request)
     return media
@@ -240,7 +242,7 @@ def load_dataset(session: Session, entry: DatasetEntry) -> LoadedDataset:
         rows=getattr(stage, "rows", "supervised"),
         identity=lock.identities(session.plan).get(f"dataset {entry.name}"),
         options=session.options_of(choice),
-        media_dir=session.options.media_dir or session.options.dataset_dir,
+        media_dir=session.options.media_folder,
         seed=session.options.seed,
     )
     return LoadedDataset(entry, session.active.call(choice, request), report)

@@ -1,21 +1,20 @@
-"""The names of `dataset:` into entries: `dataset_info.json` first, then paths."""
+"""The names of `dataset:` into entries: `dataset_info.json` first, then paths and URLs."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
-from tkernel.config import json_text
 from tkernel.config.convert import convert
+from tkernel.config.json_text import LocatedObject
 from tkernel.config.read import Setting, read_json
 from tkernel.config.suggest import did_you_mean, near_file
-from tkernel.errors import ConfigError, Problem
+from tkernel.errors import ConfigError, Problem, TkError
 from tkernel.types.dataset import DatasetEntry, Source
 
 INFO = "dataset_info.json"
@@ -28,7 +27,10 @@ SOURCES: Mapping[str, Source] = {
     "cloud_file_name": "cloud",
     "file_name": "file",
 }
-"""Key of an entry -> where its rows come from; the first that is there counts, as in LLaMA-Factory."""
+"""Key of an entry -> where its rows come from; the first that is there counts, but see `HUBS`."""
+
+HUBS = {"ms_hub_url": "USE_MODELSCOPE_HUB", "om_hub_url": "USE_OPENMIND_HUB"}
+"""Hubs that go before Hugging Face's where their variable is set, as in LLaMA-Factory."""
 
 FIELDS: Mapping[str, Any] = {
     "formatting": str,
@@ -37,46 +39,20 @@ FIELDS: Mapping[str, Any] = {
     "split": str,
     "folder": str | None,
     "num_samples": int | None,
-    "columns": dict,
-    "tags": dict,
+    "columns": dict[str, str | None],
+    "tags": dict[str, str | None],
 }
 """The other keys of an entry and their types."""
 
-COLUMNS = (
-    *("prompt", "query", "response", "history", "messages", "system", "tools"),
-    *("images", "videos", "audios", "chosen", "rejected", "kto_tag"),
-)
-TAGS = tuple(
-    f"{name}_tag" for name in ["role", "content", "user", "assistant", "observation", "function", "system"]
-)
-FORMATS = ("alpaca", "sharegpt", "openai")
-"""Formats whose `columns` and `tags` are LLaMA-Factory's; another one's are its plugin's to check."""
-
-NOT_DATA = ("dataset_info.json", "dataset_dict.json", "state.json")
-"""What LLaMA-Factory and `datasets.save_to_disk` put beside the data."""
-
-CHUNK = 1 << 16
-LARGEST_ROW = 1 << 26
-"""Bytes of a JSON file that are read at most in search of the end of its first row."""
-
-_SCHEMA = """
-import sys, pyarrow, pyarrow.ipc, pyarrow.parquet
-for read in (
-    pyarrow.parquet.read_schema,
-    lambda path: pyarrow.ipc.open_stream(pyarrow.memory_map(path)).schema,
-    lambda path: pyarrow.ipc.open_file(pyarrow.memory_map(path)).schema,
-):
-    try:
-        print("\\n".join(read(sys.argv[1]).names))
-        break
-    except pyarrow.ArrowInvalid:
-        continue
-"""
+LIBRARY = "tkernel_sources"
+"""The group of entry points under which a library offers two functions: `columns`, which takes a
+`DatasetEntry` and returns the names of the columns of its first row, and `info`, which takes the id of a
+repository and returns the path of its `dataset_info.json`. Both raise a `TkError` that says why not."""
 
 
 def resolve(
     names: Sequence[str],
-    dataset_dir: str = "data",
+    dataset_dir: str | Mapping[str, Any] = "data",
     media_dir: str | None = None,
     *,
     origin: str | None = None,
@@ -85,186 +61,184 @@ def resolve(
 ) -> tuple[tuple[DatasetEntry, ...], list[Problem]]:
     """Entries for the `names` of setting `key` (written at `origin`), and what is wrong with them.
 
-    A name is one of `dataset_dir/dataset_info.json`, else the path of a file or folder, whose format is
-    then to be detected. With `dataset_dir` `ONLINE` every name is a hub id.
+    A name is one of `dataset_dir/dataset_info.json`, else a URL, else the path of a file or folder. The
+    format of these two is told from the columns of their first row, which are read here (`seen`). With
+    `dataset_dir` `ONLINE` every name is a hub id; `REMOTE:owner/name` has the list in a repository of the
+    hub; a mapping is the list itself.
     """
     problems: list[Problem] = []
-    if media_dir is not None and not Path(media_dir).is_dir():
+    if media_dir is not None and not os.path.isdir(media_dir):
         problems.append(Problem(f"there is no folder {media_dir}", media_origin, "media_dir"))
-    if dataset_dir == "ONLINE":
-        return tuple(DatasetEntry(name, name, "hf_hub", origin=origin) for name in names), problems
-    if dataset_dir.startswith("REMOTE:"):
-        hint = f"Download {dataset_dir[7:]} and set dataset_dir to its folder."
-        message = "dataset_dir cannot be a repository of the hub yet"
-        return (), [*problems, Problem(message, origin, "dataset_dir", hint)]
-    file = Path(dataset_dir, INFO)
-    info: Any = {}
-    if file.exists():
-        try:
-            info = read_json(file, "list of datasets")
-        except ConfigError as error:
-            return (), [*problems, *error.problems]
-        if not isinstance(info, json_text.LocatedObject):
-            return (), [*problems, Problem("the file holds no JSON object with datasets", f"{file}:1")]
+    try:
+        info, file = _read_info(dataset_dir)
+    except ConfigError as error:
+        return (), [*problems, *error.problems]
+    except TkError as error:
+        return (), [*problems, Problem(error.message, origin, "dataset_dir", error.hint)]
     entries: list[DatasetEntry] = []
     for name in names:
-        if name in info:
-            entry = _declared(name, info, file, problems)
-            entries += [entry] if entry else []
-        elif (path := _existing(name, dataset_dir)) is not None:
-            if reason := _unreadable(path):
-                problems.append(Problem(f"dataset {name!r}: {reason}", origin, key))
-            else:
-                entries.append(DatasetEntry(name, str(path), origin=origin))
-        elif file.exists():
-            problems.append(_unknown(name, info, file, origin, key))
+        if info is not None and name in info:
+            entry = _declared(name, info, file, dataset_dir, problems)
         else:
-            hint = f"Set dataset_dir to the folder that has {INFO}, or give paths of data files in `dataset`."
-            problems.append(Problem(f"there is no list of datasets {file}", origin, "dataset_dir", hint))
+            entry = _open(name, dataset_dir, origin)
+            if entry is None:
+                problems.append(_unknown(name, info, file, origin, key))
+        try:
+            entries += [entry if entry.formatting else seeing(entry)] if entry else []
+        except TkError as error:
+            problems.append(Problem(f"dataset {name!r}: {error.message}", origin, key, error.hint))
     return tuple(entries), list(dict.fromkeys(problems))
 
 
-def _existing(name: str, dataset_dir: str) -> Path | None:
-    return next((path for path in (Path(name), Path(dataset_dir, name)) if path.exists()), None)
+def seeing(entry: DatasetEntry) -> DatasetEntry:
+    """The entry with the columns of its first row; raises `TkError` where they cannot be seen."""
+    return replace(entry, seen=tuple(_library("columns")(entry)))
 
 
-def _unknown(name: str, info: Mapping[str, Any], file: Path, origin: str | None, key: str) -> Problem:
-    folder = Path(name).parent
-    files = [str(folder / entry) for entry in os.listdir(folder)] if folder.is_dir() else []
-    shown = ", ".join(sorted(info)[:20]) + (" ..." if len(info) > 20 else "")
+def _library(name: str) -> Any:
+    found = next(iter(entry_points(group=LIBRARY, name=name)), None)
+    if found is None:
+        raise TkError(f"nothing installed provides {LIBRARY}:{name}", hint="Run: pip install tkernel")
+    return found.load()
+
+
+def _read_info(dataset_dir: str | Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
+    """The list of datasets (None where there is none) and what to call it."""
+    if not isinstance(dataset_dir, str):
+        return dataset_dir, "dataset_dir"
+    if dataset_dir == "ONLINE":
+        return None, dataset_dir
+    remote = dataset_dir.startswith("REMOTE:")
+    file = Path(_library("info")(dataset_dir[7:]) if remote else os.path.join(dataset_dir, INFO))
+    if not os.path.lexists(file):
+        return None, str(file)
+    info = read_json(file, "list of datasets")
+    if not isinstance(info, LocatedObject):
+        raise ConfigError([Problem("the file holds no JSON object with datasets", f"{file}:1")])
+    return info, str(file)
+
+
+def _open(name: str, dataset_dir: str | Mapping[str, Any], origin: str | None) -> DatasetEntry | None:
+    """The entry of a name that no list declares, in a format that is to be detected."""
+    if "://" in name:
+        return _at(DatasetEntry(name, name, "cloud", origin=origin))
+    if dataset_dir == "ONLINE":
+        hub = next((SOURCES[key] for key in HUBS if _set(HUBS[key])), SOURCES["hf_hub_url"])
+        return DatasetEntry(name, name, hub, origin=origin)
+    places = [name, *([os.path.join(dataset_dir, name)] if isinstance(dataset_dir, str) else [])]
+    path = next((place for place in places if name and os.path.exists(place)), None)
+    return DatasetEntry(name, path, origin=origin) if path is not None else None
+
+
+def _at(entry: DatasetEntry) -> DatasetEntry:
+    """An entry at a URL; that of a local file is its path."""
+    url = urlparse(entry.location)
+    if url.scheme != "file" or "::" in entry.location:
+        return entry
+    return replace(entry, location=unquote(url.path), source="file")
+
+
+def _set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("true", "y", "1")
+
+
+def _unknown(name: str, info: Any, file: str, origin: str | None, key: str) -> Problem:
+    if info is None:
+        hint = f"Set dataset_dir to the folder that has {INFO}, or give paths of data files in `{key}`."
+        return Problem(f"there is no list of datasets {file}", origin, "dataset_dir", hint)
+    folder = os.path.dirname(name) or "."
+    files = (
+        [os.path.normpath(os.path.join(folder, f)) for f in os.listdir(folder)]
+        if os.path.isdir(folder)
+        else []
+    )
+    shown = ", ".join(sorted(map(str, info))[:20]) + (" ..." if len(info) > 20 else "")
     hint = did_you_mean(name, [*info, *files]) or (f"It has: {shown}" if info else f"{file} is empty.")
     return Problem(f"{key} {name!r} is neither in {file} nor a file", origin, key, hint)
 
 
-def _declared(name: str, info: Any, file: Path, problems: list[Problem]) -> DatasetEntry | None:
-    fields, start = info[name], f"{file}:{info.lines[name]}"
-    if not isinstance(fields, json_text.LocatedObject):
+def _declared(
+    name: str, info: Mapping[str, Any], file: str, dataset_dir: Any, problems: list[Problem]
+) -> DatasetEntry | None:
+    fields, start, before = info[name], _place(info, name, file), len(problems)
+    if not isinstance(fields, Mapping):
         problems.append(Problem(f"dataset {name!r} is no JSON object", start, name))
         return None
-    before = len(problems)
-    _check_keys(fields, (*SOURCES, *FIELDS), f"dataset {name!r}", file, problems)
+    _check_twice(fields, f"dataset {name!r}", file, problems)
+    for key in (key for key in fields if key not in (*SOURCES, *FIELDS)):
+        hint = did_you_mean(key, (*SOURCES, *FIELDS)) or f"Known are: {', '.join((*SOURCES, *FIELDS))}"
+        problems.append(
+            Problem(f"unknown key {key!r} in dataset {name!r}", _place(fields, key, file), key, hint)
+        )
     values: dict[str, Any] = {"formatting": "alpaca"}
-    for key, annotation in FIELDS.items():
+    for key, annotation in {**FIELDS, **dict.fromkeys(SOURCES, str)}.items():
         if key in fields:
-            setting = Setting(key, fields[key], f"{file}:{fields.lines[key]}")
+            setting = Setting(key, fields[key], _place(fields, key, file))
             values[key], problem = convert(setting, annotation, {"ge": 1} if key == "num_samples" else {})
             problems += [problem] if problem else []
-    for key, known in (("columns", COLUMNS), ("tags", TAGS)):
-        inner = fields.get(key)
-        if isinstance(inner, json_text.LocatedObject):
-            if values["formatting"] in FORMATS:
-                _check_keys(inner, known, f"the {key} of dataset {name!r}", file, problems)
-            values[key] = {column: named for column, named in inner.items() if named is not None}
-    source = next((key for key in SOURCES if key in fields), None)
+    places = {}
+    for key in ("columns", "tags"):
+        if isinstance(inner := fields.get(key), Mapping):
+            _check_twice(inner, f"the {key} of dataset {name!r}", file, problems)
+            places |= {f"{key}.{column}": _place(inner, column, file) for column in inner}
+            values[key] = {column: value for column, value in inner.items() if value is not None}
+    source = _source(fields)
     if source is None:
         hint = 'Add "file_name" or "hf_hub_url".'
         problems.append(Problem(f"dataset {name!r} does not say where its rows are", start, name, hint))
     if source is None or len(problems) > before:
         return None
-    location = str(fields[source])
-    if source == "file_name":
-        path = file.parent / location
-        location = str(path)
-        if not path.exists():
-            where = f"{file}:{fields.lines[source]}"
-            message = f"the file of dataset {name!r} is not there: {path}"
-            problems.append(Problem(message, where, name, near_file(path)))
-            return None
-    return DatasetEntry(name, location, SOURCES[source], origin=start, **values)
-
-
-def _check_keys(
-    found: json_text.LocatedObject, known: Sequence[str], where: str, file: Path, problems: list[Problem]
-) -> None:
-    for key, line, first in found.duplicates:
-        problems.append(
-            Problem(f"{key!r} of {where} is set twice; line {first} sets it too", f"{file}:{line}")
-        )
-    for key in found:
-        if key not in known:
-            hint = did_you_mean(key, known) or f"Known are: {', '.join(known)}"
-            problems.append(
-                Problem(f"unknown key {key!r} in {where}", f"{file}:{found.lines[key]}", key, hint)
+    declared = {key: value for key, value in values.items() if key not in SOURCES}
+    entry = DatasetEntry(name, values[source], SOURCES[source], origin=start, places=places, **declared)
+    where, message, hint = _place(fields, source, file), None, None
+    if not entry.location.strip():
+        message = f"{source} of dataset {name!r} is empty"
+    elif source == "file_name":
+        entry = _beside(entry, dataset_dir)
+        if entry.source == "file" and not os.path.exists(entry.location):
+            message = f"the file of dataset {name!r} is not there: {entry.location}"
+            hint = near_file(entry.path)
+        elif entry.source == "file" and os.path.exists(file) and os.path.samefile(entry.location, file):
+            message, hint = f"dataset {name!r} is {file} itself", "Name the file that has the rows."
+    elif entry.source == "cloud":
+        entry = _at(entry)
+        if "://" not in values[source]:
+            message, hint = (
+                f"{values[source]!r} is no URL",
+                "Write it as s3://bucket/rows.jsonl, or use file_name.",
             )
+    if message is None and entry.source in ("file", "cloud"):
+        for key in (key for key in ("subset", "folder") if getattr(entry, key) is not None):
+            where = _place(fields, key, file)
+            message = f"`{key}` is of datasets on a hub, and dataset {name!r} is {entry.location}"
+            hint = f"Take `{key}` out; a folder of files is named by file_name."
+    problems += [Problem(message, where, name, hint)] if message else []
+    return None if message else entry
 
 
-def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """The data files of a folder (not of those in it), sorted; `suffixes` are in lower case."""
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in suffixes
-        and file.name not in NOT_DATA
-        and not file.name.startswith(".")
-        and file.is_file()
+def _source(fields: Mapping[str, Any]) -> str | None:
+    hubs = (
+        (*(key for key in HUBS if _set(HUBS[key])), "hf_hub_url") if "hf_hub_url" in fields else tuple(HUBS)
+    )
+    return next((key for key in (*hubs, "script_url", "cloud_file_name", "file_name") if key in fields), None)
+
+
+def _beside(entry: DatasetEntry, dataset_dir: Any) -> DatasetEntry:
+    """An entry whose `file_name` is a URL, a path below `dataset_dir`, or in the repository of a remote list."""
+    if "://" in entry.location:
+        return _at(replace(entry, source="cloud"))
+    if isinstance(dataset_dir, str) and dataset_dir.startswith("REMOTE:"):
+        return replace(entry, location=f"hf://datasets/{dataset_dir[7:]}/{entry.location}", source="cloud")
+    return replace(
+        entry, location=os.path.join(dataset_dir if isinstance(dataset_dir, str) else "", entry.location)
     )
 
 
-def columns_of(entry: DatasetEntry) -> tuple[str, ...] | None:
-    """Column names of the first row of a local file, or of the first file of a folder; None if unknown.
-
-    Only the beginning of a file is read. Parquet and Arrow schemas are read by pyarrow in a child process,
-    as it would import numpy here.
-    """
-    if entry.source != "file":
-        return None
-    path = entry.path
-    if path.is_dir():
-        files = files_in(path, _READERS)
-        if not files:
-            return None
-        path = files[0]
-    reader = _READERS.get(path.suffix.lower())
-    try:
-        return reader(path) if reader else None
-    except (OSError, ValueError, csv.Error):
-        return None  # what is wrong with the file, its dataset plugin says
+def _place(found: Mapping[str, Any], key: str, file: str) -> str:
+    return f"{file}:{found.lines[key]}" if isinstance(found, LocatedObject) else file
 
 
-def _unreadable(path: Path) -> str | None:
-    """Why no row can come out of a file or folder, as far as a look at its names and beginning tells."""
-    endings = ", ".join(_READERS)
-    files = files_in(path, _READERS) if path.is_dir() else [path]
-    if not files:
-        return f"{path} holds no file that ends in one of {endings}"
-    if files[0].suffix.lower() not in _READERS:
-        return f"{path} does not end in one of {endings}"
-    with files[0].open("rb") as file:
-        return None if file.read(CHUNK).strip() else f"{files[0]} is empty"
-
-
-def _json_columns(path: Path) -> tuple[str, ...] | None:
-    decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8-sig") as file:
-        text = file.read(CHUNK)
-        while True:
-            start = text.find("{")
-            try:
-                row, _ = decoder.raw_decode(text, start if start >= 0 else 0)
-                return tuple(row) if isinstance(row, dict) else None
-            except json.JSONDecodeError:
-                more = file.read(max(CHUNK, len(text)))
-                if not more or len(text) > LARGEST_ROW:
-                    return None
-                text += more
-
-
-def _csv_columns(path: Path) -> tuple[str, ...] | None:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return tuple(next(csv.reader(file), ()))
-
-
-def _arrow_columns(path: Path) -> tuple[str, ...] | None:
-    command = [sys.executable, "-c", _SCHEMA, str(path)]
-    child = subprocess.run(command, capture_output=True, text=True, check=False)
-    return tuple(child.stdout.splitlines()) or None
-
-
-_READERS: Mapping[str, Callable[[Path], tuple[str, ...] | None]] = {
-    ".json": _json_columns,
-    ".jsonl": _json_columns,
-    ".csv": _csv_columns,
-    ".txt": lambda path: ("text",),
-    ".parquet": _arrow_columns,
-    ".arrow": _arrow_columns,
-}
+def _check_twice(found: Mapping[str, Any], where: str, file: str, problems: list[Problem]) -> None:
+    for key, line, first in getattr(found, "duplicates", ()):
+        message = f"{key!r} of {where} is set twice; line {first} sets it too"
+        problems.append(Problem(message, f"{file}:{line}", key))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,12 @@ class RunOptions:
     infer_backend: str = "huggingface"
     """The engine plugin."""
     dataset: tuple[str, ...] = ()
-    """Names of `dataset_info.json`, or paths, to train on."""
+    """Names of `dataset_info.json`, paths or URLs, to train on."""
     eval_dataset: tuple[str, ...] = ()
     """The same, to evaluate on."""
-    dataset_dir: str = "data"
-    """The folder of `dataset_info.json`; `ONLINE` makes every dataset name a hub id."""
+    dataset_dir: str | dict[str, Any] = "data"
+    """The folder of `dataset_info.json`, or what stands in it; `ONLINE` makes every dataset name a hub id,
+    `REMOTE:owner/name` reads the file from a dataset repository of the hub."""
     media_dir: str | None = None
     """The folder that paths of images, videos and audio are relative to; unset: `dataset_dir`."""
     output_dir: str | None = None
@@ -37,3 +40,13 @@ class RunOptions:
     """Of initialisation, shuffling and sampling."""
     plugins: tuple[str, ...] = ()
     """Preferred plugins and active extensions, in the order in which extensions wrap."""
+
+    @property
+    def media_folder(self) -> str | None:
+        """What paths of media are relative to: `media_dir`, else `dataset_dir` if it is a folder."""
+        folder = (
+            self.dataset_dir
+            if isinstance(self.dataset_dir, str) and os.path.isdir(self.dataset_dir)
+            else None
+        )
+        return self.media_dir or folder

@@ -33,12 +33,16 @@ class DatasetEntry:
     num_samples: int | None = None
     origin: str | None = None
     """Where it was declared, `dataset_info.json:12` or `train.yaml:7`."""
+    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Where each name of `columns` and `tags` was declared: `columns.prompt` -> `dataset_info.json:14`."""
+    seen: tuple[str, ...] = ()
+    """Columns of the first row, read where the format is to be detected."""
     data: Any = field(default=None, repr=False, compare=False)
     """Rows given in memory (`source == "memory"`)."""
 
     @property
     def rows(self) -> str:
-        """The kind of rows it yields: `supervised`, `preference` or `feedback`."""
+        """The kind of rows that LLaMA-Factory's keys declare: `supervised`, `preference` or `feedback`."""
         if self.ranking:
             return "preference"
         return "feedback" if self.columns and self.columns.get("kto_tag") else "supervised"

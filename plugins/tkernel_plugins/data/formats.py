@@ -7,14 +7,15 @@ for all of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tkernel.config.suggest import did_you_mean
-from tkernel.errors import DataError
+from tkernel.errors import DataError, Problem
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.dataset import DatasetEntry
+from tkernel_plugins.data.file_split import wrong_split
 
 COLUMNS = (
     *("prompt", "query", "response", "history", "messages", "system", "tools"),
@@ -23,8 +24,11 @@ COLUMNS = (
 """The names that `columns` of `dataset_info.json` may map to columns of a file."""
 
 EXTRA_COLUMNS: Mapping[str, str] = {
-    **{name: name for name in ("system", "tools", "images", "videos", "audios", "chosen", "rejected")},
-    "kto_tag": "kto_tag",
+    name: name
+    for name in (
+        *("system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"),
+        "chat_template_kwargs",
+    )
 }
 """What every format reads beside its own columns in a file that was named by its path."""
 
@@ -75,7 +79,8 @@ class Format:
 
     `declared` are LLaMA-Factory's columns for an entry of `dataset_info.json` that declares none;
     `detected` are those for a file that was named by its path: there every column with a name that
-    the format knows is read.
+    the format knows is read. `needs` says for each kind of rows which columns it takes, in one or
+    several ways; `ranked` formats have rows of preference only where `ranking: true` is declared.
     """
 
     name: str
@@ -83,29 +88,75 @@ class Format:
     detected: Mapping[str, str]
     tags: Mapping[str, str]
     convert: Callable[[Row], Sample]
+    needs: Mapping[str, Sequence[Sequence[str]]]
+    names: Sequence[str] = COLUMNS
+    """What `columns` of `dataset_info.json` may name."""
+    ranked: bool = True
 
     def columns_of(self, entry: DatasetEntry) -> Mapping[str, str]:
         """Name -> column. Once `columns` is declared, what it does not name is not read."""
+        if problems := self.unknown_names(entry):
+            problem = problems[0]
+            raise DataError(problem.message, hint=problem.hint, origin=problem.origin)
         if entry.columns is not None:
-            return _declared(entry, "columns", entry.columns, COLUMNS)
-        return self.detected if entry.formatting is None else self.declared
+            return entry.columns
+        if entry.formatting is not None:
+            return self.declared
+        if "image" in entry.seen and "images" not in entry.seen:
+            return {**self.detected, "images": "image"}
+        return self.detected
 
     def tags_of(self, entry: DatasetEntry) -> Mapping[str, str]:
         """Name -> tag. Once `tags` is declared, a role that it does not name does not exist."""
-        return self.tags if entry.tags is None else _declared(entry, "tags", entry.tags, TAGS)
+        return self.tags if entry.tags is None else entry.tags
 
+    def kinds(self, entry: DatasetEntry) -> tuple[str, ...]:
+        """The kinds of rows that the entry can yield, the first the most telling; () before that is known."""
+        columns = self.declared if entry.columns is None else entry.columns
+        if entry.formatting is None and entry.columns is None:
+            columns = {name: column for name, column in self.detected.items() if column in entry.seen}
+        elif entry.columns is None and not self.ranked:
+            columns = {}
+        if not columns:
+            return ()
+        found = [kind for kind, ways in self.needs.items() if any(columns.keys() >= {*way} for way in ways)]
+        if entry.ranking:
+            found = [kind for kind in found if kind in ("preference", "prompt")]
+        elif self.ranked and entry.formatting is not None:
+            found = [kind for kind in found if kind != "preference"]
+        if "feedback" in found:
+            found = [kind for kind in found if kind != "supervised"]
+        return tuple(found) or (entry.rows,)
 
-def _declared(
-    entry: DatasetEntry, what: str, given: Mapping[str, str], known: tuple[str, ...]
-) -> Mapping[str, str]:
-    for name in given:
-        if name not in known:
-            raise DataError(
-                f"{entry.origin or entry.name}: dataset {entry.name!r} declares an unknown name in "
-                f"`{what}`: {name!r}",
-                hint=did_you_mean(name, known) or f"Names that {what} may have: {', '.join(known)}.",
+    def unknown_names(self, entry: DatasetEntry) -> list[Problem]:
+        """What `columns` and `tags` of the entry declare that the format does not know, and a wrong split."""
+        problems = []
+        for what, given, known in (("columns", entry.columns, self.names), ("tags", entry.tags, TAGS)):
+            for name in (name for name in given or () if name not in known):
+                problems.append(
+                    Problem(
+                        f"unknown key {name!r} in the {what} of dataset {entry.name!r}",
+                        entry.places.get(f"{what}.{name}", entry.origin),
+                        name,
+                        did_you_mean(name, known) or f"Known are: {', '.join(known)}",
+                    )
+                )
+        if entry.tags and not self.tags:
+            message = f"dataset {entry.name!r} has tags, and the format {self.name} has no roles to tag"
+            problems.append(Problem(message, entry.origin, "tags", 'Add "formatting": "sharegpt".'))
+        if wrong := wrong_split(entry):
+            problems.append(Problem(wrong, entry.origin, "split"))
+        return problems
+
+    def sample(self, row: Row) -> Sample:
+        """The sample of one row; raises `BadRow`."""
+        given = row.get("chat_template_kwargs")
+        if any(value is not None for value in given.values()) if isinstance(given, dict) else given:
+            raise BadRow(
+                "`chat_template_kwargs` cannot differ from row to row",
+                "set enable_thinking and its like for the run, and take the column out",
             )
-    return {name: value for name, value in given.items() if value is not None}
+        return self.convert(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +217,10 @@ class Row:
         return value
 
     def liked(self) -> bool:
-        """The label of feedback."""
+        """The label of feedback: true or false, also as text and as 1 or 0."""
         value = self.need("kto_tag")
+        if value in (0, 1, "0", "1"):
+            return bool(int(value))
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):
             return value.strip().lower() == "true"
         if not isinstance(value, bool):

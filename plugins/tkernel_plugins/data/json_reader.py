@@ -6,11 +6,10 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tkernel.errors import DataError
-from tkernel_plugins.data.raw import RawRow, encoding_of, numbered_lines
+from tkernel_plugins.data.raw import File, RawRow, encoding_of, numbered_lines
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
@@ -20,7 +19,7 @@ _CHUNK = 1 << 20
 _CUT = 16
 
 
-def read_json(path: Path, chunk: int = _CHUNK) -> Iterator[RawRow]:
+def read_json(path: File, chunk: int = _CHUNK) -> Iterator[RawRow]:
     """Rows of a file that holds a list, `{"data": [...]}` or one object after another.
 
     Args:
@@ -43,7 +42,7 @@ def read_json(path: Path, chunk: int = _CHUNK) -> Iterator[RawRow]:
         yield from scanner.array()
 
 
-def read_json_lines(path: Path) -> Iterator[RawRow]:
+def read_json_lines(path: File) -> Iterator[RawRow]:
     """Rows of a file with one object a line. A line that is not JSON is a row with a `problem`."""
     row = 0
     for line, text, problem in numbered_lines(path):
@@ -64,7 +63,7 @@ def read_json_lines(path: Path) -> Iterator[RawRow]:
         row += 1
 
 
-def _starts_with_a_line(path: Path) -> bool:
+def _starts_with_a_line(path: File) -> bool:
     """Whether the first line that is not blank is a whole JSON value."""
     for _, text, problem in numbered_lines(path):
         if problem is None and text.strip():
@@ -79,7 +78,7 @@ def _starts_with_a_line(path: Path) -> bool:
 class _Scanner:
     """A window of text over a file: it grows when a value does not fit and forgets what was read."""
 
-    def __init__(self, path: Path, chunk: int = _CHUNK) -> None:
+    def __init__(self, path: File, chunk: int = _CHUNK) -> None:
         self.path, self.chunk = path, chunk
         self.file = path.open("rb")
         self.decoder = codecs.getincrementaldecoder(encoding_of(path))()
@@ -112,7 +111,10 @@ class _Scanner:
         except UnicodeDecodeError as error:
             valid = error.object[: error.start].count(b"\n")
             line = self.line + self.window.count("\n", self.position) + valid
-            raise DataError(f"{self.path}:{line}: not valid {error.encoding}: {error.reason}") from None
+            raise DataError(
+                f"{self.path}:{line}: not valid {error.encoding}: {error.reason}",
+                hint="Save the file as UTF-8.",
+            ) from None
         self.ended = len(data) < size
         self.window = self.window[self.position :] + text
         self.offset += self.position
@@ -209,7 +211,8 @@ class _Scanner:
         if start >= self.offset:
             self.position = start - self.offset
         else:
-            self.file.seek(0)
+            self.file.close()
+            self.file = self.path.open("rb")
             self.decoder.reset()
             self.window, self.position, self.offset, self.ended = "", 0, 0, False
             self.peek()

@@ -3,70 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from tkernel.errors import DataError
+from tkernel.lock import content_hash
 from tkernel.types.dataset import DatasetEntry
-from tkernel_plugins.data.files import read_files
-from tkernel_plugins.data.raw import RawRow
-
-_NOT_YET = {
-    "ms_hub": "ModelScope",
-    "om_hub": "Modelers (openMind)",
-    "cloud": "cloud storage",
-}
+from tkernel_plugins.data.file_split import part_of
+from tkernel_plugins.data.files import data_files, read_file
+from tkernel_plugins.data.raw import File, RawRow
 
 
-def raw_rows(entry: DatasetEntry) -> Iterator[RawRow]:
-    """The rows of `entry`, in order.
+def raw_rows(entry: DatasetEntry, *, streaming: bool = False) -> Iterator[RawRow]:
+    """The rows of `entry`, in order; each call begins anew.
+
+    Files are read as streams, also those at a URL. With `streaming`, a dataset on the Hugging Face hub is
+    not downloaded as a whole.
 
     Raises:
-        DataError: they cannot be read; for a source that is not supported the message names it.
+        DataError: they cannot be read, at once or while they are iterated.
     """
-    if entry.source == "file":
-        return read_files(entry.location)
-    if entry.source == "hf_hub":
-        return _rows_of_dataset(entry.location, _load_from_hub(entry))
+    if entry.source in ("hf_hub", "ms_hub", "om_hub"):
+        from tkernel_plugins.data.hubs import hub_dataset, rows_of
+
+        return rows_of(entry.location, hub_dataset(entry, streaming))
+    if entry.source in ("file", "cloud"):
+        return part_of(lambda: (row for file in files_of(entry) for row in read_file(file)), entry)
     if entry.source == "memory":
         return _rows_in_memory(entry)
-    declared = f" ({entry.origin})" if entry.origin else ""
-    if entry.source == "script":
-        raise DataError(
-            f"dataset {entry.name!r}{declared} is a loading script, {entry.location}; "
-            "scripts are code from elsewhere and are not run",
-            hint="Save its rows as JSON lines or Parquet and name the file.",
-        )
     raise DataError(
-        f"dataset {entry.name!r}{declared} is on {_NOT_YET[entry.source]}, which is not supported",
-        hint=f"Download {entry.location} and name the file, or give its id on the Hugging Face hub.",
+        f"dataset {entry.name!r} is a loading script, {entry.location}; "
+        "scripts are code from elsewhere and are not run",
+        hint="Save its rows as JSON lines or Parquet and name the file.",
+        origin=entry.origin,
     )
 
 
-def _load_from_hub(entry: DatasetEntry) -> Any:
-    import datasets
-    from huggingface_hub.errors import HfHubHTTPError
+def files_of(entry: DatasetEntry) -> list[File]:
+    """The files of an entry whose source is `file` or `cloud`."""
+    if entry.source == "file":
+        return data_files(entry.path)
+    from tkernel_plugins.data.url_files import url_files
 
-    try:
-        return datasets.load_dataset(
-            entry.location, name=entry.subset, data_dir=entry.folder, split=entry.split
-        )
-    except RuntimeError as error:
-        if "script" not in str(error):
-            raise
-        raise DataError(
-            f"{entry.location} is a loading script; scripts are code from elsewhere and are not run",
-            hint="Name a dataset that consists of data files, or its `refs/convert/parquet` revision saved to a file.",
-        ) from None
-    except (datasets.exceptions.DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
-        parts = ", ".join(
-            f"{what} {value!r}"
-            for what, value in (("subset", entry.subset), ("folder", entry.folder), ("split", entry.split))
-            if value
-        )
-        raise DataError(
-            f"{entry.location} ({parts}) cannot be read from the Hugging Face hub: {error}",
-            hint="A local file is named by its path; a private dataset needs HF_TOKEN.",
-        ) from None
+    return [*url_files(entry.location)]
+
+
+def content_key(entry: DatasetEntry) -> str | None:
+    """A key of the content of the rows, found without parsing them; None where there is no such key.
+
+    Of local files it is a digest of their bytes, at a URL what the server says of them, on a hub the commit.
+
+    Raises:
+        DataError: the files are not there, or cannot be read.
+    """
+    if entry.source == "file":
+        files = data_files(entry.path)
+        try:
+            return content_hash(*map(str, files))
+        except OSError as error:
+            raise DataError(f"{entry.location}: cannot be read: {error.strerror}") from None
+    if entry.source == "cloud":
+        from tkernel_plugins.data import url_files
+
+        return url_files.content_of(entry.location)
+    if entry.source in ("hf_hub", "ms_hub", "om_hub"):
+        from tkernel_plugins.data import hubs
+
+        return hubs.content_of(entry)
+    return None
 
 
 def _rows_in_memory(entry: DatasetEntry) -> Iterator[RawRow]:
@@ -74,18 +76,6 @@ def _rows_in_memory(entry: DatasetEntry) -> Iterator[RawRow]:
         raise DataError(f"dataset {entry.name!r} is in memory and has no rows")
     if isinstance(entry.data, (list, tuple)):
         return (RawRow(entry.name, row, None, value) for row, value in enumerate(entry.data))
-    return _rows_of_dataset(entry.name, entry.data)
+    from tkernel_plugins.data.hubs import rows_of
 
-
-def _rows_of_dataset(name: str, dataset: Any) -> Iterator[RawRow]:
-    """Rows of a `datasets.Dataset` as Arrow stores them (media stay bytes or paths), or of any iterable."""
-    row = 0
-    if hasattr(dataset, "with_format") and hasattr(dataset, "num_rows"):
-        for table in dataset.with_format("arrow").iter(batch_size=1000):
-            for value in table.to_pylist():
-                yield RawRow(name, row, None, value)
-                row += 1
-        return
-    for value in dataset:
-        yield RawRow(name, row, None, value)
-        row += 1
+    return rows_of(entry.name, entry.data)

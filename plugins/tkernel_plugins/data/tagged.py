@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,14 @@ OPENAI_TAGS: Mapping[str, str] = {
     "function_tag": "tool_call",
     "system_tag": "system",
 }
+NEEDS: Mapping[str, Sequence[Sequence[str]]] = {
+    "supervised": [("messages",)],
+    "preference": [("messages", "chosen", "rejected")],
+    "feedback": [("messages", "kto_tag")],
+    "prompt": [("messages",)],
+}
+"""The columns that each kind of rows takes."""
+
 _ROLES = {
     "user_tag": "user",
     "assistant_tag": "assistant",
@@ -96,9 +104,7 @@ def _answers(row: Row, tags: Mapping[str, str], messages: list[_Read], media: _M
         raise BadRow("no messages")
     ends_with_answer = messages[-1].role in _ANSWERS
     if row.kind == "prompt":
-        if ends_with_answer:
-            messages.pop()
-        return []
+        return [messages.pop()] if ends_with_answer else []
     if row.kind == "preference":
         if ends_with_answer:
             raise BadRow("the conversation must end with a question, which `chosen` and `rejected` answer")

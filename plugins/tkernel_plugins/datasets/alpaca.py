@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tkernel.hookspecs import hookimpl
 from tkernel.types.conversation import Conversation
 from tkernel.types.requests import DatasetRequest
+from tkernel_plugins.data.checks import check_streaming
 from tkernel_plugins.data.formats import EXTRA_COLUMNS, BadRow, Format, Row, Sample, converted
 from tkernel_plugins.data.options import RowOptions
 
@@ -27,7 +28,9 @@ def sample_of(row: Row) -> Sample:
             raise BadRow("an empty text")
         return Sample(Conversation(()), text=asked)
     messages = [*_history(row), {"role": "user", "content": asked}]
-    replies = {"preference": ("chosen", "rejected"), "prompt": ()}.get(row.kind, ("response",))
+    replies = {"preference": ("chosen", "rejected")}.get(row.kind, ("response",))
+    if row.kind == "prompt" and not str(row.get("response") or "").strip():
+        replies = ()
     texts = [{"role": "assistant", "content": row.reply(name)} for name in replies]
     prompt = converted(messages, row.text("system"), row.tools())
     return Sample(
@@ -57,6 +60,13 @@ ALPACA = Format(
     detected={**_DECLARED, "history": "history", **EXTRA_COLUMNS},
     tags={},
     convert=sample_of,
+    needs={
+        "supervised": [("prompt", "response")],
+        "preference": [("prompt", "chosen", "rejected")],
+        "feedback": [("prompt", "response", "kto_tag")],
+        "text": [("prompt",)],
+        "prompt": [("prompt",)],
+    },
 )
 
 
@@ -65,9 +75,11 @@ class Alpaca:
 
     name = "alpaca"
     Options = RowOptions
+    check = staticmethod(check_streaming)
+    kinds, unknown_names = ALPACA.kinds, ALPACA.unknown_names
 
     @hookimpl
-    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset:
+    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset | datasets.IterableDataset:
         """Read the entry into canonical rows."""
         from tkernel_plugins.data.rows import load_rows
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from tkernel.hookspecs import hookimpl
 from tkernel.types.requests import DatasetRequest
+from tkernel_plugins.data.checks import check_streaming
 from tkernel_plugins.data.formats import EXTRA_COLUMNS, Format, Row, Sample
 from tkernel_plugins.data.options import RowOptions
-from tkernel_plugins.data.tagged import OPENAI_TAGS, sample_of
+from tkernel_plugins.data.tagged import NEEDS, OPENAI_TAGS, sample_of
 
 if TYPE_CHECKING:
     import datasets
@@ -25,6 +26,7 @@ OPENAI = Format(
     detected={"messages": "messages", **EXTRA_COLUMNS},
     tags=OPENAI_TAGS,
     convert=openai_sample,
+    needs=NEEDS,
 )
 
 
@@ -37,9 +39,11 @@ class OpenAI:
 
     name = "openai"
     Options = RowOptions
+    check = staticmethod(check_streaming)
+    kinds, unknown_names = OPENAI.kinds, OPENAI.unknown_names
 
     @hookimpl
-    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset:
+    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset | datasets.IterableDataset:
         """Read the entry into canonical rows."""
         from tkernel_plugins.data.rows import load_rows
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from tkernel.hookspecs import hookimpl
 from tkernel.types.requests import DatasetRequest
+from tkernel_plugins.data.checks import check_streaming
 from tkernel_plugins.data.formats import EXTRA_COLUMNS, Format, Row, Sample
 from tkernel_plugins.data.options import RowOptions
-from tkernel_plugins.data.tagged import SHAREGPT_TAGS, sample_of
+from tkernel_plugins.data.tagged import NEEDS, SHAREGPT_TAGS, sample_of
 
 if TYPE_CHECKING:
     import datasets
@@ -25,6 +26,7 @@ SHAREGPT = Format(
     detected={"messages": "conversations", **EXTRA_COLUMNS},
     tags=SHAREGPT_TAGS,
     convert=sharegpt_sample,
+    needs=NEEDS,
 )
 
 
@@ -33,9 +35,11 @@ class ShareGPT:
 
     name = "sharegpt"
     Options = RowOptions
+    check = staticmethod(check_streaming)
+    kinds, unknown_names = SHAREGPT.kinds, SHAREGPT.unknown_names
 
     @hookimpl
-    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset:
+    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset | datasets.IterableDataset:
         """Read the entry into canonical rows."""
         from tkernel_plugins.data.rows import load_rows
 

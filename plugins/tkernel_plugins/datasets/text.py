@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tkernel.hookspecs import hookimpl
 from tkernel.types.conversation import Conversation
 from tkernel.types.requests import DatasetRequest
+from tkernel_plugins.data.checks import check_streaming
 from tkernel_plugins.data.formats import BadRow, Format, Row, Sample
 from tkernel_plugins.data.options import RowOptions
 
@@ -30,6 +31,7 @@ TEXT = Format(
     detected={"prompt": "text"},
     tags={},
     convert=text_sample,
+    needs={"text": [("prompt",)]},
 )
 
 
@@ -38,10 +40,11 @@ class Text:
 
     name = "text"
     Options = RowOptions
-    rows = "text"
+    check = staticmethod(check_streaming)
+    kinds, unknown_names = TEXT.kinds, TEXT.unknown_names
 
     @hookimpl
-    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset:
+    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset | datasets.IterableDataset:
         """Read the entry into canonical rows."""
         from tkernel_plugins.data.rows import load_rows
 
