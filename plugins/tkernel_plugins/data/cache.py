@@ -120,12 +120,12 @@ def kept(
         return _passing(key, write, opened, label, f"not used: {key.reason}", told)
     root, started = cache_folder(), time.time()
     folder = root / key.kind / key.name
-    found, damage = _find(folder, key)
+    found, damage = found_damage(folder, key)
     if found and not rebuild:
         return opened(_used(found, told))
     try:
         with _locked(root, key.name):
-            found, damage = _find(folder, key)
+            found, damage = found_damage(folder, key)
             if found and (not rebuild or found.manifest["created"] >= started):
                 return opened(_used(found, told))  # another process made it while this one waited
             why = "miss: overwrite_cache is set" if rebuild else damage or missed(key, _near(root, key.kind))
@@ -170,6 +170,19 @@ def verified(folder: Path) -> Entry:
         except OSError as error:
             raise Damaged(f"{name}: {error.strerror}") from None
     return Entry(folder, manifest)
+
+
+def found_damage(folder: Path, key: Key) -> tuple[Entry | None, str | None]:
+    """The whole entry of `key`, or else why there is none if it is not just missing."""
+    if not folder.exists():
+        return None, None
+    try:
+        entry = verified(folder)
+    except Damaged as damage:
+        return None, f"miss: the entry {folder.name[:8]} was damaged ({damage})"
+    if dict(entry.components) != dict(key.components):
+        return None, f"miss: the entry {folder.name[:8]} belongs to another key"
+    return entry, None
 
 
 def copied(entry: Entry, target: Path) -> Entry:
@@ -252,19 +265,6 @@ def _locked(root: Path, name: str) -> Iterator[None]:
 
 def _lock_file(root: Path, name: str) -> Path:
     return root / "locks" / f"{name}.lock"
-
-
-def _find(folder: Path, key: Key) -> tuple[Entry | None, str | None]:
-    """The whole entry of `key`, or else why there is none if it is not just missing."""
-    if not folder.exists():
-        return None, None
-    try:
-        entry = verified(folder)
-    except Damaged as damage:
-        return None, f"miss: the entry {folder.name[:8]} was damaged ({damage})"
-    if dict(entry.components) != dict(key.components):
-        return None, f"miss: the entry {folder.name[:8]} belongs to another key"
-    return entry, None
 
 
 def _used(entry: Entry, told: Callable[[str], None]) -> Entry:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _SHOWN = 3
+_LONG = re.compile(r"(sha256|xxh3):([0-9a-f]{8})[0-9a-f-]*")
 _DIGEST = re.compile(r"^(sha256|xxh3):|[0-9a-f]{32}")
 
 
@@ -78,9 +79,13 @@ def diff(found: Sequence[Difference]) -> list[str]:
     """Differences as lines with - and +."""
     lines = []
     for item in found:
-        lines += [f"- {item.component}: {item.before}"] if item.before is not None else []
-        lines += [f"+ {item.component}: {item.now}"] if item.now is not None else []
+        for sign, value in (("-", item.before), ("+", item.now)):
+            lines += [] if value is None else [f"{sign} {item.component}: {_LONG.sub(_short, value)}"]
     return lines
+
+
+def _short(digest: re.Match[str]) -> str:
+    return f"{digest[1]}:{digest[2]}"
 
 
 def _readable(value: str | None) -> bool:

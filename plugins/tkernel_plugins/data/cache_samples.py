@@ -53,11 +53,14 @@ def keep_samples(
             f"`tokenized_path` cannot be used: {key.reason}",
             hint="Leave it out, or install what is in memory as a plugin.",
         )
-    found = _found(target, key, bool(request.train))
-    if found is not None and not options.overwrite_cache:
+    named = bool(request.train or request.eval)
+    found = _at(target)
+    if found is not None and not (named and options.overwrite_cache):
+        _refuse_other(found, key, named)
+        found = Entry(target, found.manifest, True, f"hit: {target}, prepared {words_of_time(found.age)} ago")
         _tell(found.outcome)
         return opened(found)
-    if not request.train:
+    if not named:
         raise TkError(
             f"there are no prepared data at `tokenized_path: {target}`, and no `dataset` to prepare",
             hint="Name the dataset once: what is prepared is saved there.",
@@ -144,27 +147,28 @@ def _media(request: StageRequest) -> dict[str, str] | NoKey:
     }
 
 
-def _found(target: Path, key: Key, with_data: bool) -> Entry | None:
-    """The samples at `tokenized_path`, if they are those of `key`; None if there is nothing."""
+def _at(target: Path) -> Entry | None:
+    """The samples at `tokenized_path`; None if there is nothing."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     try:
-        entry = verified(target)
+        return verified(target)
     except Damaged as damage:
         raise TkError(
             f"`tokenized_path: {target}` holds no data that tk has prepared: {damage}",
             hint="Name a folder that is empty or not there yet; what is prepared is saved in it.",
         ) from None
-    found = [
-        item for item in differences(entry.components, key.components) if with_data or not _of_data(item)
-    ]
+
+
+def _refuse_other(entry: Entry, key: Key, with_data: bool) -> None:
+    """Raise the diff if `entry` is not what `key` asks for; what data it is does not matter if none are named."""
+    found = differences(entry.components, key.components)
+    found = [item for item in found if with_data or not _of_data(item)]
     if found:
         raise LockMismatch(
-            "\n  ".join([f"`tokenized_path: {target}` holds samples of another run", *diff(found)]),
-            hint="Restore what the `-` lines say, or name another folder, or remove this one.",
+            "\n  ".join([f"`tokenized_path: {entry.folder}` holds samples of another run", *diff(found)]),
+            hint="Restore what the `-` lines say, name another folder, or prepare anew: `overwrite_cache: true`.",
         )
-    age = words_of_time(entry.age)
-    return Entry(entry.folder, entry.manifest, True, f"hit: {target}, prepared {age} ago")
 
 
 def _of_data(item: Difference) -> bool:

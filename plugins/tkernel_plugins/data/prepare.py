@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,10 @@ from tkernel_plugins.data.split import split_order
 
 if TYPE_CHECKING:
     import datasets
+
+
+REPORT = "data_report.json"
+"""The report of a training run, in its output folder."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,11 @@ def prepare(request: StageRequest, rows: str = "supervised") -> Prepared:
             _compare(entry, parts, work)
         return _open(entry, parts)
 
-    return keep_samples(request, rows, options, write, opened)
+    prepared = keep_samples(request, rows, options, write, opened)
+    if request.output_dir is not None and os.environ.get("RANK", "0") == "0":
+        text = json.dumps(prepared.report.to_json(), indent=1) + "\n"
+        (request.output_dir / REPORT).write_text(text, encoding="utf-8")
+    return prepared
 
 
 def _check(request: StageRequest, options: PrepareOptions) -> None:
