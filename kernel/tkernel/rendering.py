@@ -6,11 +6,12 @@ Text, ids, labels, spans and prompts are folds over the same segments, so they c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from tkernel.encoding import SegmentEncoder
 from tkernel.errors import DataError, TkError
-from tkernel.truncation import policy
+from tkernel.truncation import truncate
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.rendering import Encoded, Segment, Turn
 
@@ -69,6 +70,7 @@ class SegmentRenderer:
         added_tokens: what the template added to the tokenizer.
         efficient_eos: replies have no terminator of their own: one end-of-sequence token follows the
             last reply, and after an earlier one it is learned in place of the next prompt's first token.
+        end_of_text: what follows a document in training on text; None: the tokenizer's end-of-sequence token.
         parse: a generated reply -> a message; default: the text as the content.
         jinja: the template as a Jinja chat template, made when asked for.
     """
@@ -84,6 +86,7 @@ class SegmentRenderer:
         stop_words: Sequence[str] = (),
         added_tokens: Sequence[str] = (),
         efficient_eos: bool = False,
+        end_of_text: str | None = None,
         parse: Callable[[str], Message] | None = None,
         jinja: Callable[[], str | None] | None = None,
     ) -> None:
@@ -91,6 +94,7 @@ class SegmentRenderer:
         self.tokenizer = tokenizer
         self.added_tokens = tuple(added_tokens)
         self.efficient_eos = efficient_eos
+        self.end_of_text = end_of_text
         self._turns_of = turns_of
         self._last_turns_of = last_turns_of or turns_of
         self._prompt_of = prompt_of or self._prompt_of_last_turn
@@ -126,7 +130,6 @@ class SegmentRenderer:
             TkError: an unknown policy of truncation, or `train_on_prompt` where replies have no
                 terminator of their own.
         """
-        keep = policy(truncation)
         if train_on_prompt and self.efficient_eos:
             raise TkError(
                 f"template {self.name!r} cannot train on prompts: its replies end where the next prompt begins",
@@ -135,14 +138,13 @@ class SegmentRenderer:
         turns_of = self._last_turns_of if mask_history else self._turns_of
         batch = [turns_of(conversation) for conversation in conversations]
         end = [self._encoder.token_id(self.tokenizer.eos_token)] if self.efficient_eos else []
-        encoded = []
-        for turns, ids in zip(batch, self._ids(batch), strict=True):
-            lengths = [(len(prompt), len(reply)) for prompt, reply in ids]
-            # With masked history the last turn matters most, and comes first.
-            order = slice(None, None, -1) if mask_history else slice(None)
-            kept = keep(lengths[order], cutoff_len - len(end))[order]
-            encoded.append(_join(turns, ids, kept, end, train_on_prompt, mask_history))
-        return encoded
+        whole = [
+            _join(turns, ids, end, train_on_prompt, mask_history)
+            for turns, ids in zip(batch, self._ids(batch), strict=True)
+        ]
+        # With masked history the last turn matters most.
+        cut = partial(truncate, truncation=truncation, last_first=mask_history, ends=bool(end))
+        return [piece for one in whole for piece in cut(one, cutoff_len)]
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Ids of all that comes before the reply to the last user or tool message.
@@ -184,14 +186,9 @@ def _take(encoded: Iterator[list[int]], segments: Sequence[Segment]) -> list[int
 
 
 def _join(
-    turns: Sequence[Turn],
-    ids: Sequence[Ids],
-    kept: Sequence[tuple[int, int]],
-    end: list[int],
-    train_on_prompt: bool,
-    mask_history: bool,
+    turns: Sequence[Turn], ids: Sequence[Ids], end: list[int], train_on_prompt: bool, mask_history: bool
 ) -> Encoded:
-    """One conversation: what is kept of each turn, its labels, spans and weights.
+    """One conversation whole: ids, labels, spans and weights.
 
     `end` is the end-of-sequence id where it ends replies instead of a terminator, else empty.
     """
@@ -200,38 +197,27 @@ def _join(
     weights: list[float] = []
     spans: list[tuple[int, int, int, str]] = []
     last = len(turns) - 1
+    weighted = any(turn.weight != 1.0 for turn in turns)
     # What ends the reply before, if that is learned: the label of the next prompt's first token.
     ended: int | None = None
-    ended_weight = 1.0
-    for number, (turn, (prompt, reply), (keep_prompt, keep_reply)) in enumerate(
-        zip(turns, ids, kept, strict=True)
-    ):
-        if not keep_prompt + keep_reply:
-            continue
+    for number, (turn, (prompt, reply)) in enumerate(zip(turns, ids, strict=True)):
         trained = turn.trained if turn.trained is not None else not mask_history or number == last
         start = len(input_ids)
-        middle = start + keep_prompt
-        stop = middle + keep_reply
-        input_ids += prompt[:keep_prompt] + reply[:keep_reply]
-        labels += prompt[:keep_prompt] if train_on_prompt else [IGNORED] * keep_prompt
-        labels += reply[:keep_reply] if trained else [IGNORED] * keep_reply
-        weights += [1.0] * keep_prompt + [turn.weight] * keep_reply
-        if ended is not None and keep_prompt:
-            labels[start], weights[start] = ended, ended_weight
+        middle = start + len(prompt)
+        input_ids += prompt
+        input_ids += reply
+        labels += prompt if train_on_prompt else [IGNORED] * len(prompt)
+        labels += reply if trained else [IGNORED] * len(reply)
+        if weighted:
+            weights += [1.0] * len(prompt) + [turn.weight] * len(reply)
+        if ended is not None and prompt:
+            labels[start] = ended
+            weights[start : start + 1] = [turns[number - 1].weight] * weighted
         ended = end[0] if end and trained else None
-        ended_weight = turn.weight
-        spans += [(start, middle, number, "prompt"), (middle, stop, number, "reply")]
+        spans += [(start, middle, number, "prompt"), (middle, len(input_ids), number, "reply")]
     if end:
         input_ids += end
         labels.append(IGNORED if ended is None else ended)
-        weights.append(ended_weight)
-        if spans:
-            start, stop, number, part = spans[-1]
-            spans[-1] = (start, stop + 1, number, part)
-    return Encoded(
-        input_ids=input_ids,
-        labels=labels,
-        spans=spans,
-        weights=weights if any(weight != 1.0 for weight in weights) else None,
-        dropped=sum(len(prompt) + len(reply) for prompt, reply in ids) + len(end) - len(input_ids),
-    )
+        weights += [turns[-1].weight] * weighted
+        spans[-1] = (middle, len(input_ids), last, "reply")
+    return Encoded(input_ids, labels, spans, weights if weighted else None)

@@ -188,7 +188,7 @@ def test_a_stop_word_is_never_the_unknown_token() -> None:
 
 def test_an_unknown_truncation_is_an_error_that_lists_those_there_are() -> None:
     with pytest.raises(TkError, match="no truncation policy 'middle'") as caught:
-        renderer().encode([], truncation="middle")
+        renderer().encode([talk("a", "b")], truncation="middle")
     assert "proportional" in str(caught.value)
 
 

@@ -44,7 +44,8 @@ class Encoded:
 
     `spans` says which message each stretch came from: `(start, end, turn, part)`, `part` being
     `prompt` or `reply`. `weights` is None when every weight is 1. `dropped` counts the tokens that
-    truncation cut off.
+    truncation cut off. `media` are stretches `(start, end, number)` that are kept whole or not at all:
+    what stands for medium `number` of the conversation. `piece` counts from 0 where it was split.
     """
 
     input_ids: list[int]
@@ -52,6 +53,8 @@ class Encoded:
     spans: list[tuple[int, int, int, str]] = field(default_factory=list)
     weights: list[float] | None = None
     dropped: int = 0
+    media: list[tuple[int, int, int]] = field(default_factory=list)
+    piece: int = 0
 
 
 class Renderer(Protocol):
@@ -85,8 +88,9 @@ class Renderer(Protocol):
         train_on_prompt: bool = False,
         mask_history: bool = False,
     ) -> list[Encoded]:
-        """Ids and labels for training, a batch at a time. Exactly replies and terminators are
-        supervised unless `train_on_prompt`; with `mask_history` only the last reply."""
+        """Ids and labels for training, a batch at a time, one for each conversation (`truncation: split`:
+        one for each piece). Exactly replies and terminators are supervised unless `train_on_prompt`; with
+        `mask_history` only the last reply."""
         ...
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:

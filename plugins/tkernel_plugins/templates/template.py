@@ -63,6 +63,8 @@ class Template:
     """The first stop word becomes the tokenizer's end-of-sequence token."""
     efficient_eos: bool = False
     """Replies have no terminator of their own; see `SegmentRenderer`."""
+    end_of_text: str | None = None
+    """What follows a document in training on text; None: the tokenizer's end-of-sequence token."""
     reasoning: bool = False
     """A reasoning model's: thoughts of earlier replies are left out of prompts, and where a reply has
     none, an empty one is written (`enable_thinking`)."""
@@ -144,6 +146,7 @@ class Template:
             stop_words=writer.terminators(self.stop_words),
             added_tokens=added,
             efficient_eos=self.efficient_eos,
+            end_of_text=self.end_of_text,
             parse=partial(parse_reply, writer),
             jinja=partial(chat_template, writer),
         )

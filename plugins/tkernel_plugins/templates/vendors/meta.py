@@ -22,9 +22,9 @@ LLAMA2_ZH = replace(
     default_system="You are a helpful assistant. 你是一个乐于助人的助手。",
 )
 
-LLAMA3 = replace(LLAMA3_TURNS, name="llama3")
+LLAMA3 = replace(LLAMA3_TURNS, name="llama3", end_of_text="<|end_of_text|>")
 
-MLLAMA = replace(LLAMA3, name="mllama", media="mllama")
+MLLAMA = replace(LLAMA3_TURNS, name="mllama", media="mllama")
 
 _LLAMA4_REPLY = "<|eot|><|header_start|>assistant<|header_end|>\n\n"
 LLAMA4 = Template(
