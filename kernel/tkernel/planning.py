@@ -16,7 +16,7 @@ from tkernel.check import check
 from tkernel.choose import KEYS, choose
 from tkernel.config.bind import Bound, Owner, bind, run_options
 from tkernel.config.convert import convert
-from tkernel.config.datasets import columns_of, resolve
+from tkernel.config.datasets import resolve
 from tkernel.config.options import RunOptions
 from tkernel.config.read import Setting
 from tkernel.config.settle import Settings, settle
@@ -240,7 +240,9 @@ def find_datasets(
     """The entries of `dataset` or `eval_dataset`."""
     if data is not None:
         rows = list(data) if isinstance(data, Iterator) else data  # its columns are read before its rows
-        return (DatasetEntry(name=key, location="memory", source="memory", data=rows),), []
+        columns = getattr(rows, "column_names", None) or next(iter(rows), {})
+        seen = tuple(map(str, columns)) if isinstance(columns, list | dict) else ()
+        return (DatasetEntry(name=key, location="memory", source="memory", data=rows, seen=seen),), []
     names = getattr(run, key)
     if not names:
         return (), []
@@ -288,43 +290,35 @@ def select(settings: Settings, entries: Sequence[DatasetEntry]) -> Selection:
         template=named("template"),
         infer_backend=named("infer_backend"),
         datasets=tuple(
-            DatasetWanted(entry.name, entry.formatting, seen_columns(entry), entry.origin)
+            DatasetWanted(entry.name, entry.formatting, entry.seen, entry.origin)
             for entry in entries
         ),
         needs_media=any(MEDIA_COLUMNS.intersection(entry.columns or ()) for entry in entries),
     )
 
 
-def seen_columns(entry: DatasetEntry) -> tuple[str, ...] | None:
-    """Columns of the first row, from which an undeclared format is told."""
-    if entry.formatting is not None:
-        return None
-    if entry.source != "memory":
-        return columns_of(entry)
-    names = getattr(entry.data, "column_names", None)
-    return tuple(names if names is not None else next(iter(entry.data), {}))
-
-
 def wrong_rows(plan: Plan, active: Active, entries: Iterable[DatasetEntry]) -> list[Problem]:
-    """Datasets whose kind of rows the stage cannot use."""
+    """What datasets declare that their format does not know, and those whose rows the stage cannot use."""
     stage = plan.chosen("stage")
     wanted = getattr(active.object(stage), "rows", None) if stage else None
-    if stage is None or wanted is None:
-        return []
     lacks = {
         "preference": "`ranking: true` and the columns `chosen` and `rejected`",
         "feedback": "a `kto_tag` column",
     }
-    problems = []
+    problems: list[Problem] = []
     for entry in entries:
         choice = plan.chosen("dataset", entry.name)
-        fixed = getattr(active.object(choice), "rows", None) if choice else None
-        rows = fixed or entry.rows
-        if rows == wanted or not {rows, wanted} & {"preference", "feedback", "text"}:
+        plugin: Any = active.object(choice) if choice else None
+        problems += plugin.unknown_names(entry) if hasattr(plugin, "unknown_names") else []
+        fixed = (getattr(plugin, "rows", entry.rows), "prompt")
+        kinds = (plugin.kinds(entry) or (wanted,)) if hasattr(plugin, "kinds") else fixed
+        if stage is None or wanted is None or wanted in kinds:
             continue
         lacking = f"; it lacks {lacks[wanted]} in dataset_info.json" if wanted in lacks else ""
+        if not entry.formatting and entry.seen:
+            lacking = f"; its columns are {', '.join(entry.seen)}"
         message = (
-            f"stage {stage.name} needs {wanted} rows, and dataset {entry.name!r} has {rows} rows{lacking}"
+            f"stage {stage.name} needs {wanted} rows, and dataset {entry.name!r} has {kinds[0]} rows{lacking}"
         )
         problems.append(Problem(message, entry.origin, "dataset"))
     return problems

@@ -226,9 +226,9 @@ def test_data_and_adapters_that_cannot_be_read_are_named_before_anything_is_load
     done = toy.tk(*words)
     assert done.returncode == 2
     for expected in (
-        "dataset 'empty.jsonl': empty.jsonl is empty",
-        "dataset 'rows.gz': rows.gz does not end in one of .json, .jsonl, .csv, .txt, .parquet, .arrow",
-        "dataset 'nothing': nothing holds no file that ends in one of .json",
+        "dataset 'empty.jsonl': empty.jsonl has no rows",
+        "dataset 'rows.gz': rows.gz: files of this kind are not read; kinds that are: json, jsonl, csv",
+        "dataset 'nothing': nothing: no data files in this folder; kinds that are read: json, jsonl",
         "there is no adapter folder adaptr",
     ):
         assert expected in done.stderr, done.stderr

@@ -176,7 +176,7 @@ def _declared(
             setting = Setting(key, fields[key], _place(fields, key, file))
             values[key], problem = convert(setting, annotation, {"ge": 1} if key == "num_samples" else {})
             problems += [problem] if problem else []
-    places = {}
+    places: dict[str, str] = {}
     for key in ("columns", "tags"):
         if isinstance(inner := fields.get(key), Mapping):
             _check_twice(inner, f"the {key} of dataset {name!r}", file, problems)
@@ -190,36 +190,37 @@ def _declared(
         return None
     declared = {key: value for key, value in values.items() if key not in SOURCES}
     entry = DatasetEntry(name, values[source], SOURCES[source], origin=start, places=places, **declared)
-    where, message, hint = _place(fields, source, file), None, None
-    if not entry.location.strip():
-        message = f"{source} of dataset {name!r} is empty"
-    elif source == "file_name":
+    if source == "file_name" and entry.location.strip():
         entry = _beside(entry, dataset_dir)
-        if entry.source == "file" and not os.path.exists(entry.location):
-            message = f"the file of dataset {name!r} is not there: {entry.location}"
-            hint = near_file(entry.path)
-        elif entry.source == "file" and os.path.exists(file) and os.path.samefile(entry.location, file):
-            message, hint = f"dataset {name!r} is {file} itself", "Name the file that has the rows."
-    elif entry.source == "cloud":
-        entry = _at(entry)
-        if "://" not in values[source]:
-            message, hint = (
-                f"{values[source]!r} is no URL",
-                "Write it as s3://bucket/rows.jsonl, or use file_name.",
-            )
-    if message is None and entry.source in ("file", "cloud"):
-        for key in (key for key in ("subset", "folder") if getattr(entry, key) is not None):
-            where = _place(fields, key, file)
+    entry = _at(entry) if entry.source == "cloud" else entry
+    for key in ("subset", "folder"):
+        if entry.source in ("file", "cloud") and getattr(entry, key) is not None:
             message = f"`{key}` is of datasets on a hub, and dataset {name!r} is {entry.location}"
             hint = f"Take `{key}` out; a folder of files is named by file_name."
-    problems += [Problem(message, where, name, hint)] if message else []
-    return None if message else entry
+            problems.append(Problem(message, _place(fields, key, file), name, hint))
+    if wrong := _wrong_location(entry, values[source], file):
+        problems.append(Problem(wrong[0], _place(fields, source, file), name, wrong[1]))
+    return entry if len(problems) == before else None
+
+
+def _wrong_location(entry: DatasetEntry, written: str, file: str) -> tuple[str, str | None] | None:
+    """What is wrong with where the rows are said to be, and a hint."""
+    path = entry.location
+    if not written.strip():
+        return f"dataset {entry.name!r} does not say where its rows are: the text is empty", None
+    if entry.source == "cloud" and "://" not in path:
+        return f"{path!r} is no URL", "Write it as s3://bucket/rows.jsonl, or use file_name."
+    if entry.source == "file" and not os.path.exists(path):
+        return f"the file of dataset {entry.name!r} is not there: {path}", near_file(entry.path)
+    if entry.source == "file" and os.path.exists(file) and os.path.samefile(path, file):
+        return f"dataset {entry.name!r} is {file} itself", "Name the file that has the rows."
+    return None
 
 
 def _source(fields: Mapping[str, Any]) -> str | None:
-    hubs = (
-        (*(key for key in HUBS if _set(HUBS[key])), "hf_hub_url") if "hf_hub_url" in fields else tuple(HUBS)
-    )
+    hubs = tuple(HUBS)
+    if "hf_hub_url" in fields:
+        hubs = (*(key for key in HUBS if _set(HUBS[key])), "hf_hub_url")
     return next((key for key in (*hubs, "script_url", "cloud_file_name", "file_name") if key in fields), None)
 
 

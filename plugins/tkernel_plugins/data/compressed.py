@@ -26,9 +26,9 @@ def _zstd(source: Source) -> BinaryIO:
 
 
 DECOMPRESSORS: Mapping[str, Callable[[Source], BinaryIO]] = {
-    ".gz": lambda source: cast(BinaryIO, gzip.open(source)),
-    ".bz2": lambda source: cast(BinaryIO, bz2.open(source)),
-    ".xz": lambda source: cast(BinaryIO, lzma.open(source)),
+    ".gz": cast(Callable[[Source], BinaryIO], gzip.open),
+    ".bz2": cast(Callable[[Source], BinaryIO], bz2.open),
+    ".xz": cast(Callable[[Source], BinaryIO], lzma.open),
     ".zst": _zstd,
 }
 """Last suffix of a compressed file -> its bytes into those of the rows."""

@@ -40,9 +40,8 @@ def columns_of(entry: DatasetEntry) -> tuple[str, ...]:
             f"the columns of {entry.location} are not known before it is downloaded",
             hint="Declare it in dataset_info.json, with `formatting`.",
         )
-    if entry.source == "file":
-        if suffixes(str(files_of(entry)[0]))[0] in LIGHT:
-            return _first(raw_rows(entry), entry)
+    if entry.source == "file" and suffixes(str(files_of(entry)[0]))[0] in LIGHT:
+        return _first(raw_rows(entry), entry)
     if entry.location.startswith("memory://"):  # fsspec's store, which no other process can see
         return _first(raw_rows(entry), entry)
     return _seen_by_a_child(entry)

@@ -158,8 +158,8 @@ def test_a_mapping_is_the_list_of_datasets_itself() -> None:
     [
         ({"file_name": "dataset_info.json"}, "dataset 'odd' is data/dataset_info.json itself"),
         ({"file_name": "./../data/dataset_info.json"}, "dataset 'odd' is data/dataset_info.json itself"),
-        ({"file_name": ""}, "file_name of dataset 'odd' is empty"),
-        ({"hf_hub_url": " "}, "hf_hub_url of dataset 'odd' is empty"),
+        ({"file_name": ""}, "dataset 'odd' does not say where its rows are: the text is empty"),
+        ({"hf_hub_url": " "}, "dataset 'odd' does not say where its rows are"),
         ({"file_name": None}, "file_name is empty, and wants text"),
         ({"file_name": ["a"]}, "file_name wants text, not ['a']"),
         ({"file_name": "loop"}, "the file of dataset 'odd' is not there: data/loop"),
