@@ -1,4 +1,4 @@
-"""Plugins without packaging: a file (`./my_loss.py`), or an object (`my_pkg.mod:OBJ`)."""
+"""Plugins without packaging: a file (`./my_loss.py`, `./mine.jinja`), or an object (`my_pkg.mod:OBJ`)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tkernel.choose import DEFAULTS
 from tkernel.config.suggest import near_file
 from tkernel.errors import InvalidPlugin, NoProvider
+from tkernel.hookspecs import PROJECT
 from tkernel.imports import broken, load, load_file, module_of, survive
-from tkernel.index import ALL_KINDS, Entry, Index, normalise
+from tkernel.index import ALL_KINDS, Entry, Index, normalise, read_index
 from tkernel.shape import KIND_OF_HOOK, check_shape, implementations
 
 _OBJECT = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
@@ -21,7 +23,7 @@ _OBJECT = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 def is_door(spec: str, index: Index) -> bool:
     """Whether `spec` is a file or an object, not the name of something in the index."""
-    if spec.endswith(".py") or "/" in spec or "\\" in spec:
+    if spec.endswith((".py", ".jinja")) or "/" in spec or "\\" in spec:
         return True
     left = spec.partition(":")[0]
     known = {*ALL_KINDS, "no", *map(normalise, index.distributions)}
@@ -31,7 +33,7 @@ def is_door(spec: str, index: Index) -> bool:
 def open_doors(specs: Iterable[str], index: Index) -> Index:
     """The index with the plugins behind every door of `specs` (other names are passed over).
 
-    A file is executed, after a trial in a child process.
+    A Python file is executed, after a trial in a child process.
 
     Raises:
         NoProvider: no such file.
@@ -43,7 +45,8 @@ def open_doors(specs: Iterable[str], index: Index) -> Index:
 
 
 def open_door(spec: str) -> tuple[Entry, ...]:
-    """The plugins behind one door: of a file, every module-level instance with a hook implementation."""
+    """The plugins behind one door: of a Python file, every module-level instance with a hook implementation;
+    of a Jinja file, the template that it is."""
     if _OBJECT.fullmatch(spec):
         door = Entry("plugin", spec, spec, "object", "", door=spec)
         survive([door])
@@ -54,6 +57,8 @@ def open_door(spec: str) -> tuple[Entry, ...]:
     if not path.is_file():
         raise NoProvider(f"There is no plugin file {spec} (looked for {path}).", hint=near_file(path))
     version = _sha256(path)
+    if path.suffix == ".jinja":
+        return (_chat_template(spec, path, version),)
     door = Entry("plugin", path.stem, str(path), "file", version, door=spec)
     survive([door])
     try:
@@ -71,6 +76,14 @@ def open_door(spec: str) -> tuple[Entry, ...]:
             else "Put @hookimpl on a method of a class.",
         )
     return tuple(object_entry(plugin, spec, str(path), "file", version) for plugin in instances.values())
+
+
+def _chat_template(spec: str, path: Path, version: str) -> Entry:
+    """A Jinja file as a template: the plugin that reads the models' own makes one with `of_file(path)`."""
+    readers = read_index().find("template", DEFAULTS["template"])
+    reader = load(next(entry for entry in readers if entry.distribution == PROJECT))
+    name = path.stem.replace(".", "-")
+    return Entry("template", name, str(path), "file", version, door=spec, object=reader.of_file(path))
 
 
 def object_entry(

@@ -268,7 +268,15 @@ def find_pins(run: RunOptions, settings: Settings, plugins: Sequence[Any]) -> tu
             door = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
             objects.append(object_entry(plugin, door, door))
             wanted.append(Wanted(door, IN_MEMORY))
-    index = open_doors([pin.name for pin in wanted if pin.origin != IN_MEMORY], index.adding(objects))
+    index = index.adding(objects)
+    named = [Wanted(str(settings[key]), settings.origin(key)) for key in KEYS.values() if settings.get(key)]
+    doors = {pin.name: pin.origin for pin in (*named, *wanted) if pin.origin != IN_MEMORY}
+    for name, origin in doors.items():
+        try:
+            index = open_doors([name], index)
+        except TkError as error:
+            error.origin = error.origin or origin
+            raise
     used = [
         key for key in use_names(index) if key in settings and convert(settings.setting(key), bool, {})[0]
     ]

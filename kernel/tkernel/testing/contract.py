@@ -31,7 +31,7 @@ def find_plugin(kind: str, plugin: str) -> Entry:
     Args:
         kind: `model`, `adapter`, `dataset`, `template`, `media`, `stage` or `engine`.
         plugin: the name of an installed entry point, `dist:name` where two register it,
-            `pkg.mod:OBJECT`, or the path of a file, `./mine.py`.
+            `pkg.mod:OBJECT`, or the path of a file, `./mine.py` or `./mine.jinja`.
 
     Raises:
         NoProvider: nothing of that name is installed; the message lists what is.
@@ -87,6 +87,14 @@ class Contract:
     options: ClassVar[Mapping[str, Any]] = {}
     """Values for fields of the plugin's `Options`; the other fields keep their defaults."""
 
+    def setup_method(self) -> None:
+        """Before each check: what the plugin says in `contract` counts where the test class says nothing."""
+        told: Mapping[str, Any] = getattr(self.provider, "contract", {})
+        own = [vars(c) for c in type(self).__mro__ if not c.__module__.startswith("tkernel.testing")]
+        for attribute, value in told.items():
+            if not any(attribute in names for names in own):
+                setattr(self, attribute, value)
+
     @property
     def entry(self) -> Entry:
         """The plugin's entry; for an object, one made up for it."""
@@ -117,11 +125,13 @@ class Contract:
 
     def test_importing_the_plugin_imports_nothing_heavy(self) -> None:
         """A plugin's module imports tkernel and the standard library; torch & co. come inside the hook."""
+        import pytest
+
         module = module_of(self.entry)
         if not module:
-            import pytest
-
             pytest.skip("the plugin was given as an object; name its entry point to check its imports")
+        if module.endswith(".jinja"):
+            pytest.skip("a Jinja file imports nothing")
         of_a_file = f"import runpy; runpy.run_path({module!r})"
         script = (
             f"import sys; sys.path[:] = {sys.path!r}; "

@@ -26,7 +26,9 @@ def data() -> None:
 @app.command()
 def render(
     tokenizer: Annotated[str, typer.Option(help="A folder with a tokenizer, or its name on the hub.")],
-    template: Annotated[str | None, typer.Option(help="A template; for lines that name none.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="A template, or its file; for lines that name none.")
+    ] = None,
     conversation: Annotated[Path | None, typer.Option(help="A JSON file: messages, system, tools.")] = None,
     jsonl: Annotated[Path | None, typer.Option(help="Many conversations, one JSON object a line.")] = None,
     enable_thinking: Annotated[
@@ -48,7 +50,7 @@ def render(
     defaults = given(template=template, date=date, enable_thinking=enable_thinking)
     from tkernel_plugins.commands.rendered import Renderings, shown
 
-    renderings = Renderings(tokenizer)
+    renderings = Renderings(tokenizer, template)
     if jsonl is not None:
         for rendered in renderings.of_lines(jsonl, defaults):
             print(json.dumps(rendered))

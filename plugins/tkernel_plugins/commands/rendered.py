@@ -13,6 +13,7 @@ from typing import Any
 
 from tkernel.activate import Loader
 from tkernel.config.suggest import did_you_mean, near_file
+from tkernel.doors import is_door, open_door
 from tkernel.errors import DataError, NoProvider, TkError
 from tkernel.index import read_index
 from tkernel.types.conversation import Conversation
@@ -20,7 +21,7 @@ from tkernel.types.rendering import Renderer
 from tkernel.types.requests import TemplateRequest
 from tkernel_plugins.data.formats import BadRow, Row, kind_of
 from tkernel_plugins.data.tagged import OPENAI_TAGS, sample_of
-from tkernel_plugins.templates.today import today_is
+from tkernel_plugins.data.today import today_is
 
 _KEPT = 16  # renderers, the most recently used; each has a tokenizer of its own
 _COLUMNS = {"messages": "messages", "system": "system", "tools": "tools"}
@@ -47,12 +48,14 @@ class Renderings:
 
     Args:
         tokenizer: a folder or a name on the hub.
+        template: what the command line names. It may be a file, `./mine.jinja` or `./mine.py`; a line may
+            name installed templates and this one.
 
     Raises:
         TkError: there is no tokenizer.
     """
 
-    def __init__(self, tokenizer: str) -> None:
+    def __init__(self, tokenizer: str, template: str | None = None) -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -61,6 +64,8 @@ class Renderings:
             raise TkError(f"no tokenizer can be loaded from {tokenizer}: {error}") from error
         self._loader = Loader()
         self._index = read_index()
+        if template is not None and is_door(template, self._index):
+            self._index = self._index.adding(open_door(template))
         self._renderer = functools.lru_cache(maxsize=_KEPT)(self._make)
 
     def of_file(self, file: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,17 +135,24 @@ class Renderings:
         plugin = self._plugin(name)
         declared = getattr(plugin, "Options", None)
         known = {field.name for field in dataclasses.fields(declared)} if declared else set()
-        for key, _ in options:
-            if key not in known:
+        for key, value in options:
+            # Null and false ask a template for nothing that it could lack.
+            if value and key not in known:
                 raise DataError(f"template {name!r} has no option `{key}`")
-        bound = declared(**dict(options)) if declared else None
+        bound = declared(**{key: value for key, value in options if key in known}) if declared else None
         tokenizer = copy.deepcopy(self._pristine)
         request = TemplateRequest(name, tokenizer, options=bound)
         return plugin.render_template(request), tokenizer, plugin
 
     def _plugin(self, name: str) -> Any:
-        found = self._index.find("template", name)
+        opened = [e for e in self._index.entries if e.kind == "template" and e.door == name]
+        found = opened or self._index.find("template", name)
         if not found:
+            if is_door(name, self._index):
+                raise NoProvider(
+                    f"a line names the file {name!r}, and lines name installed templates",
+                    hint=f"Give it on the command line: --template {name}",
+                )
             names = self._index.names("template")
             hint = did_you_mean(name, names) or "What is installed: tk plugins list template"
             raise NoProvider(f"no installed template is named {name!r}", hint=hint)

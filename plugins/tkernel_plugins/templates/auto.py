@@ -1,14 +1,14 @@
-"""`template: auto`, the default: the chat template that comes with the tokenizer."""
+"""`template: auto`, the default: the chat template that comes with the tokenizer; or one in a Jinja file."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from importlib_metadata import entry_points
 
@@ -18,6 +18,7 @@ from tkernel.rendering import SegmentRenderer
 from tkernel.types.conversation import Conversation, Message, ToolCall
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import TemplateRequest
+from tkernel_plugins.templates.jinja_file import read_jinja, tokens_in
 from tkernel_plugins.templates.own_template import OwnTemplate
 from tkernel_plugins.templates.special_tokens import add_stop_words
 from tkernel_plugins.templates.tool_formats import TOOL_FORMATS, ToolFormat
@@ -48,8 +49,9 @@ class AutoOptions:
     """Given to the chat template; None leaves it to the template. False leaves thoughts out of replies."""
 
 
+@dataclass(frozen=True)
 class AutoTemplate:
-    """Renders with the tokenizer's own Jinja chat template.
+    """Renders with a Jinja chat template: the tokenizer's own, or `jinja` where that is given.
 
     A reply is what the template writes after the opening of a reply: the content, its terminator and a
     line break after that, if the template writes one, as in the named templates. Where the template ends
@@ -57,21 +59,48 @@ class AutoTemplate:
     learned in place of the next prompt's first token.
     """
 
-    name = "auto"
-    Options = AutoOptions
+    Options: ClassVar[type[AutoOptions]] = AutoOptions
+
+    name: str = "auto"
+    file: Path | None = None
+    jinja: str | None = field(default=None, repr=False)
+
+    def of_file(self, file: Path) -> AutoTemplate:
+        """The template that is written in a Jinja file (`template: ./mine.jinja`).
+
+        Raises:
+            BrokenPlugin: it is no Jinja.
+        """
+        return AutoTemplate(file.stem, file, read_jinja(file))
+
+    @property
+    def contract(self) -> Mapping[str, Any]:
+        """What the contract suite cannot know of a file: its tokens, and what ends its replies."""
+        if self.jinja is None:
+            return {}
+        from tkernel.testing import tiny
+
+        special = tuple(dict.fromkeys((*tiny.SPECIAL_TOKENS, *tokens_in(self.jinja))))
+        tokenizer = tiny.make_tokenizer(special)
+        own = _understand(tokenizer, self.jinja, AutoOptions())
+        tail = _tail(own)
+        unended = not own.tokens.search(tail)
+        end = re.escape(tail) + (re.escape(tokenizer.eos_token) if unended else "")
+        return {"special_tokens": special, "efficient_eos": unended, "terminator": end}
 
     @hookimpl
     def render_template(self, request: TemplateRequest) -> SegmentRenderer:
         tokenizer, options = request.tokenizer, request.options or AutoOptions()
         if not tokenizer.chat_template and request.facts is not None and request.facts.chat_template:
             tokenizer.chat_template = request.facts.chat_template
-        if not tokenizer.chat_template:
+        jinja = self.jinja or tokenizer.chat_template
+        if not jinja:
             raise TkError(
                 "the model brings no chat template, so `template: auto` has nothing to go by",
                 hint=f"Name the template that the model was trained with: {_candidates(request.facts)}.",
             )
         added = add_stop_words(tokenizer, (), replace_eos=False)
-        own = _understand(tokenizer, options)
+        own = _understand(tokenizer, jinja, options)
         tail = _tail(own)
         terminators = own.tokens.findall(tail)
         return SegmentRenderer(
@@ -84,7 +113,7 @@ class AutoTemplate:
             added_tokens=added,
             efficient_eos=not terminators,
             parse=partial(_parse, _tool_format(own, tail), _thought_words(own), tail),
-            jinja=partial(getattr, tokenizer, "chat_template"),
+            jinja=partial(str, jinja),
         )
 
 
@@ -102,9 +131,9 @@ def _asking(**reply: Any) -> Conversation:
     return Conversation((Message("user", _ASKED), Message("assistant", **reply)))
 
 
-def _understand(tokenizer: Any, options: AutoOptions) -> OwnTemplate:
+def _understand(tokenizer: Any, jinja: str, options: AutoOptions) -> OwnTemplate:
     """The template with what has to be found out about it: where thoughts go, and the form of contents."""
-    own = OwnTemplate(tokenizer, options.enable_thinking, options.default_system)
+    own = OwnTemplate(tokenizer, jinja, options.enable_thinking, options.default_system)
     said = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _SAID}]
     try:
         parts = _ASKED not in own.render(said, None, waiting=False)

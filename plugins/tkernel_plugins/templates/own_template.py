@@ -1,4 +1,4 @@
-"""A tokenizer's own Jinja chat template as turns of typed segments.
+"""A Jinja chat template, the tokenizer's own or a user's, as turns of typed segments.
 
 The text is what the template renders. A layout of it, with marks for what the data says, depends only on
 the shape of a conversation and serves others of the same shape, after checking that filling it in gives
@@ -18,6 +18,8 @@ from typing import Any
 from tkernel.errors import DataError
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.rendering import Segment, Turn
+from tkernel_plugins.data.today import today
+from tkernel_plugins.templates.jinja_file import line_of
 from tkernel_plugins.templates.layout import Layout, LayoutFinder
 from tkernel_plugins.templates.sheets import (
     MARK_START,
@@ -38,10 +40,11 @@ _LAST_ONLY = "set `mask_history: true` to learn last replies only"
 
 @dataclass(frozen=True)
 class OwnTemplate:
-    """The chat template of `tokenizer`.
+    """A chat template.
 
     Args:
-        tokenizer: has a `chat_template`.
+        tokenizer: what it is rendered with.
+        jinja: the chat template's text.
         thinking: given to the template as `enable_thinking`; None: not given. False leaves thoughts out.
         default_system: the system prompt of conversations that have none.
         reasoning_key: the key of a message under which the template looks for its thought; None: nowhere,
@@ -50,6 +53,7 @@ class OwnTemplate:
     """
 
     tokenizer: Any
+    jinja: str
     thinking: bool | None = None
     default_system: str | None = None
     reasoning_key: str | None = None
@@ -83,15 +87,22 @@ class OwnTemplate:
     ) -> str:
         """What the template makes of `messages`; `waiting`: followed by the opening of a reply; `bare`:
         without `enable_thinking`."""
-        import jinja2
-
         variables = {} if bare or self.thinking is None else {"enable_thinking": self.thinking}
         try:
             text: str = self.tokenizer.apply_chat_template(
-                list(messages), tools=tools, add_generation_prompt=waiting, tokenize=False, **variables
+                list(messages),
+                tools=tools,
+                chat_template=self.jinja,
+                add_generation_prompt=waiting,
+                tokenize=False,
+                strftime_now=lambda pattern: today().strftime(pattern),
+                **variables,
             )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise DataError(f"the model's chat template refuses the conversation: {error}") from error
+        except Exception as error:  # a chat template is a program, and may raise anything
+            line = line_of(error)
+            where = "" if line is None else f" in line {line}"
+            told = str(error) or type(error).__name__
+            raise DataError(f"the chat template refuses the conversation{where}: {told}") from error
         return text
 
     @cached_property
@@ -207,7 +218,7 @@ def _refuse_special(values: Sequence[Value], special: re.Pattern[str]) -> None:
         if found := special.search(value.text.text):
             where = "a tool" if value.message == TOOLS else f"message {value.message}"
             raise DataError(
-                f"{where} spells the special token {found[0]!r}, and the model's chat template rewrites the "
+                f"{where} spells the special token {found[0]!r}, and the chat template rewrites the "
                 "conversation so that it cannot be told from the template's own",
                 hint="Take it out, or name a template (`template: ...`).",
             )
@@ -229,14 +240,14 @@ def _check(
             what = "tools" if value.message == TOOLS else f"message {value.message}"
             role = "" if value.message == TOOLS else f" (role {conversation.messages[value.message].role!r})"
             raise DataError(
-                f"the model's chat template has no place for {what}{role}, or for a part of it",
+                f"the chat template has no place for {what}{role}, or for a part of it",
                 hint=f"{_NAME_ANOTHER}.",
             )
     for tool in conversation.tools:
         name = tool.get("function", tool).get("name", "")
         if name not in layout.text:
             raise DataError(
-                f"the model's chat template has no place for tools ({name!r} is missing)",
+                f"the chat template has no place for tools ({name!r} is missing)",
                 hint=f"{_NAME_ANOTHER}.",
             )
     for position, span in spans.items():
@@ -246,7 +257,7 @@ def _check(
         for call in message.tool_calls:
             if call.name not in written:
                 raise DataError(
-                    f"the model's chat template has no place for the call to {call.name!r} in message {position}",
+                    f"the chat template has no place for the call to {call.name!r} in message {position}",
                     hint=f"{_NAME_ANOTHER}.",
                 )
         if not learned:
@@ -254,13 +265,13 @@ def _check(
         said = [spellings for value, spellings in needles.items() if value.message == position]
         if not all(any(text in written for text in spellings) for spellings in said):
             raise DataError(
-                f"the model's chat template leaves out the thought of message {position}, or a part of it",
+                f"the chat template leaves out the thought of message {position}, or a part of it",
                 hint=_NAME_ANOTHER + ("." if position == last else f", or {_LAST_ONLY}."),
             )
         if span is None:
             change = "what comes before the last reply" if position == last else f"message {position}"
             raise DataError(
-                f"the model's chat template writes {change} differently once more follows it, so that it "
+                f"the chat template writes {change} differently once more follows it, so that it "
                 "cannot be learned as it will be generated",
                 hint=_NAME_ANOTHER + ("." if position == last else f", or {_LAST_ONLY}."),
             )

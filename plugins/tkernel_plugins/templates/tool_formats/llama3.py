@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tkernel.types.conversation import ToolCall
+from tkernel_plugins.data.today import today
 from tkernel_plugins.templates.text import Text
-from tkernel_plugins.templates.today import today
 from tkernel_plugins.templates.tool_formats.format import (
     JINJA_ARGUMENTS,
     JINJA_WRAPPED,
