@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import TkError
 from tkernel.gguf_header import read_gguf_header
+from tkernel.hub import ModelNotFound, hub_folder, is_hub_id, near_path
 from tkernel.lock import WEIGHTS, content_hash
 from tkernel.module_file import file_of
 from tkernel.types.facts import ModelFacts
@@ -20,11 +20,8 @@ DEFINING = (
 )
 """The files of a folder that make the model what it is."""
 
-
-class ModelNotFound(TkError):
-    """There is no model of this name, or it cannot be reached."""
-
-    exit_code = 2
+SMALL = ("config.json", "tokenizer_config.json", "chat_template.jinja")
+"""What is read of a model of the hub; the first must be there."""
 
 
 class MalformedModel(TkError):
@@ -53,9 +50,9 @@ def read_facts(
     path = Path(name).expanduser()
     if path.exists():
         return _local(name, path)
-    if _is_hub_id(name):
-        return _hub(name, cache_dir, revision or "main", token)
-    hint = _near_path(path) or "Give a folder, a .gguf file or a hub id."
+    if is_hub_id(name):
+        return _folder(name, hub_folder(name, SMALL, "a model", cache_dir, revision, token), "hub")
+    hint = near_path(path) or "Give a folder, a .gguf file or a hub id."
     raise ModelNotFound(f"There is no model at {name}.", hint=hint)
 
 
@@ -190,82 +187,3 @@ def _in_package(name: str) -> Path:
         return path
     near = did_you_mean(rest, (inside.name for inside in root.iterdir()))
     raise ModelNotFound(f"The package {package} has no {rest!r}.", hint=near or f"It is in {root}.")
-
-
-def _is_hub_id(name: str) -> bool:
-    parts = name.split("/")
-    plain = all(part and part.strip(".~") and not set(part) & set(" \\:") for part in parts)
-    return plain and len(parts) in (1, 2) and not name.endswith((".gguf", ".json"))
-
-
-def _hub_cache() -> str:
-    home = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
-    return os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME") or home, "hub")
-
-
-def _hub(name: str, cache_dir: str | None, revision: str, token: str | None) -> ModelFacts:
-    repository = Path(cache_dir or _hub_cache()).expanduser() / f"models--{name.replace('/', '--')}"
-    reference = repository / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = repository / "snapshots" / commit
-    if (snapshot / "config.json").is_file():
-        return _folder(name, snapshot, "hub")
-    near = _near_path(Path(name))
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise ModelNotFound(
-            f"{name} is neither a local path nor in the cache ({repository.parent}), and HF_HUB_OFFLINE is set.",
-            hint=near or f"Run without HF_HUB_OFFLINE, or: hf download {name}",
-        )
-    return _download(name, cache_dir, revision, token, near)
-
-
-def _download(
-    name: str, cache_dir: str | None, revision: str, token: str | None, near: str | None
-) -> ModelFacts:
-    try:
-        from huggingface_hub import errors as hub
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    except ModuleNotFoundError as error:
-        raise ModelNotFound(
-            f"{name} is not a local path, and the hub's client is not installed.",
-            hint=near or "Run: pip install huggingface_hub",
-        ) from error
-    try:
-        # Asked once without the client's retries, which take half a minute where there is no network.
-        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), token=token)
-        for file in ("config.json", "tokenizer_config.json", "chat_template.jinja"):
-            try:
-                path = hf_hub_download(name, file, revision=revision, cache_dir=cache_dir, token=token)
-            except hub.RemoteEntryNotFoundError:
-                continue  # config.json is there, and a model needs neither of the others
-    except Exception as error:
-        refusals: dict[type[Exception], tuple[str, str]] = {
-            hub.GatedRepoError: (
-                "is gated on the hub",
-                f"Ask at https://huggingface.co/{name}, then: hf auth login",
-            ),
-            hub.RepositoryNotFoundError: (
-                "is neither a local path nor a model on the hub that you may read",
-                near or "Check the name, or: hf auth login",
-            ),
-            hub.RevisionNotFoundError: (
-                f"has no revision {revision!r} on the hub",
-                "Change `model_revision`.",
-            ),
-            hub.RemoteEntryNotFoundError: ("has no config.json on the hub", "Name a transformers model."),
-        }
-        if type(error) in refusals:
-            words, hint = refusals[type(error)]
-            raise ModelNotFound(f"{name} {words}.", hint=hint) from error
-        raise ModelNotFound(
-            f"{name} is not a local path, and the hub cannot be reached: {error}",
-            hint=near or "Check the network, or give a local path.",
-        ) from error
-    return _folder(name, Path(path).parent, "hub")
-
-
-def _near_path(path: Path) -> str | None:
-    """What somebody meant who mistyped the first part of `path` that is not there."""
-    missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
-    folder = missing.parent
-    return did_you_mean(str(missing), map(str, folder.iterdir())) if folder.is_dir() else None

@@ -169,6 +169,7 @@ def load_model(
         weights=weights,
         arguments=session.bound.arguments,
         seed=session.options.seed,
+        settings=session.resolved(),
     )
     bundle: ModelBundle = session.active.call(choice, request)
     return bundle
@@ -215,6 +216,7 @@ def adapt(session: Session, bundle: ModelBundle, renderer: Renderer, trainable: 
         lora_targets=tuple(getattr(session.active.object(session.choice("model")), "lora_targets", ())),
         arguments=session.bound.arguments,
         seed=session.options.seed,
+        settings=session.resolved(),
     )
     adapted: ModelBundle = session.active.call(choice, request, bundle)
     return adapted

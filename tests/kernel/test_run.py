@@ -229,7 +229,7 @@ def test_data_and_adapters_that_cannot_be_read_are_named_before_anything_is_load
         "dataset 'empty.jsonl': empty.jsonl has no rows",
         "dataset 'rows.gz': rows.gz: files of this kind are not read; kinds that are: json, jsonl, csv",
         "dataset 'nothing': nothing: no data files in this folder; kinds that are read: json, jsonl",
-        "there is no adapter folder adaptr",
+        "There is no adapter folder adaptr.",
     ):
         assert expected in done.stderr, done.stderr
 

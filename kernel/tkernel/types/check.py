@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tkernel.config.options import RunOptions
+from tkernel.hookspecs import KINDS
 from tkernel.types.facts import ModelFacts
 
 
@@ -30,3 +31,5 @@ class CheckRequest:
     """Names of the datasets to train on; `dataset` for rows in memory."""
     eval: tuple[str, ...] = ()
     """Names of the datasets to evaluate on; `eval_dataset` for rows in memory."""
+    calls: Collection[str] = tuple(KINDS)
+    """Kinds of plugins that will be called: without `stage` nothing will be trained."""

@@ -37,6 +37,8 @@ class ModelRequest:
     seed: int = 42
     weights: bool = True
     """False asks for tokenizer and processor only: the bundle's `module` may be None."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved flat configuration: every key that somebody set, as it was written."""
     slots: Slots = field(default_factory=partial(Slots, "load_model", once=("load_kwargs",)), compare=False)
 
 
@@ -56,6 +58,8 @@ class AdapterRequest:
     """What the model plugin names as its linear layers; empty if it does not say."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 42
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved flat configuration: every key that somebody set, as it was written."""
     slots: Slots = field(default_factory=partial(Slots, "adapt"), compare=False)
 
 

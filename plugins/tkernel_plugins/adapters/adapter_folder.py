@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from tkernel.errors import TkError
+from tkernel_plugins.adapters.adapter_config import (
+    CONFIG,
+    WEIGHTS,
+    check_weights,
+    hub_access,
+    read_config,
+)
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+TOKENIZER = ("tokenizer.json", "added_tokens.json")
+"""The files beside an adapter that say which token an id is."""
 
 
 @dataclass(frozen=True)
@@ -23,32 +31,18 @@ class AdapterFolder:
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
 
 
-def read_adapter(name: str) -> AdapterFolder:
+def read_adapter(name: str, settings: Mapping[str, Any]) -> AdapterFolder:
     """Read config and shapes of the LoRA adapter in folder (or hub id) `name`, not its weights.
+
+    Args:
+        settings: those of the run, for `cache_dir` and `hf_hub_token`.
 
     Raises:
         TkError: no such folder, files missing, pickled weights, or another method than LoRA.
     """
-    folder = _folder_of(name)
-    if not (folder / CONFIG).exists():
-        found = ", ".join(sorted(file.name for file in folder.iterdir())[:5]) or "nothing"
-        nested = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}"))
-        hint = f"Did you mean {folder / nested[-1]}?" if nested else f"In it: {found}."
-        raise TkError(f"{folder} is not an adapter: it has no {CONFIG}", hint=hint)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA":
-        raise TkError(
-            f"{folder} is a {config.get('peft_type')} adapter, not a LoRA",
-            hint="Name the `finetuning_type` that made it.",
-        )
-    if not (folder / WEIGHTS).exists():
-        pickled = (folder / "adapter_model.bin").exists()
-        raise TkError(
-            f"{folder} has no {WEIGHTS}" + ("; its adapter_model.bin is a pickle" if pickled else ""),
-            hint="Save the adapter in safetensors format."
-            if pickled
-            else "Was the run that wrote it cut off?",
-        )
+    folder = _folder_of(name, settings)
+    config = read_config(folder)
+    check_weights(folder)
     return AdapterFolder(str(folder), config, _shapes(folder / WEIGHTS))
 
 
@@ -104,6 +98,23 @@ def check_tokens(folder: AdapterFolder, wanted: Mapping[str, Sequence[int]], tok
         )
 
 
+def check_names(folder: AdapterFolder, tokenizer: Any) -> None:
+    """Compare the tokens whose embeddings the adapter brings, as the tokenizer beside it names them.
+
+    Raises:
+        TkError: an embedding that was trained for one token would be another's: another template added as
+            many tokens, with the same ids.
+    """
+    rows = sorted(_trained_rows(folder))
+    saved = _saved_names(Path(folder.path)) if rows else {}
+    for row, name in zip(rows, tokenizer.convert_ids_to_tokens(rows), strict=True):
+        if saved.get(row, name) != name:
+            raise TkError(
+                f"adapter {folder.path} has an embedding for {saved[row]!r}, and here token {row} is {name!r}",
+                hint="Name the `template` that it was trained with; run.lock.json in its folder says which.",
+            )
+
+
 def _trained_rows(folder: AdapterFolder) -> set[int]:
     """The ids of the tokens whose embeddings the adapter holds one by one."""
     rows = folder.config.get("trainable_token_indices") or []
@@ -111,7 +122,18 @@ def _trained_rows(folder: AdapterFolder) -> set[int]:
     return {token for ids in lists for token in ids}
 
 
-def _folder_of(name: str) -> Path:
+def _saved_names(folder: Path) -> dict[int, str]:
+    """The added tokens of the tokenizer in `folder`, by id; none if no tokenizer was saved there."""
+    whole, added = (folder / name for name in TOKENIZER)
+    if whole.is_file():
+        entries = json.loads(whole.read_text(encoding="utf-8")).get("added_tokens", [])
+        return {entry["id"]: entry["content"] for entry in entries}
+    if added.is_file():
+        return {row: name for name, row in json.loads(added.read_text(encoding="utf-8")).items()}
+    return {}
+
+
+def _folder_of(name: str, settings: Mapping[str, Any]) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -123,7 +145,8 @@ def _folder_of(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+        wanted = [CONFIG, WEIGHTS, *TOKENIZER]
+        return Path(snapshot_download(name, allow_patterns=wanted, **hub_access(settings)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise TkError(
             f"adapter_name_or_path: there is no folder {name}, and no adapter of that name on the hub or in "

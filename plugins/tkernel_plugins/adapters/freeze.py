@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tkernel import ModelBundle, hookimpl
+from tkernel.errors import Problem, TkError
+from tkernel.types.check import CheckRequest
 from tkernel.types.requests import AdapterRequest
-from tkernel_plugins.adapters.options import AdapterOptions, names_of
+from tkernel_plugins.adapters.options import AdapterOptions, names_of, unused_adapters
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,18 @@ class Freeze:
     name = "freeze"
     Options = FreezeOptions
 
+    def check(self, request: CheckRequest) -> Iterable[Problem]:
+        """An adapter of an earlier run, which only LoRA can load."""
+        return unused_adapters(self.name, request.run.adapter_name_or_path)
+
     @hookimpl
     def adapt(self, bundle: ModelBundle, request: AdapterRequest) -> ModelBundle:
         """Unfreeze the layers and modules that the options name; new tokens' embeddings with them."""
         from tkernel_plugins.adapters.layers import selected
-        from tkernel_plugins.adapters.parameters import refuse_adapters, train_parameters
+        from tkernel_plugins.adapters.parameters import train_parameters
 
-        refuse_adapters(self.name, request)
+        for problem in unused_adapters(self.name, request.adapters):
+            raise TkError(problem.message, hint=problem.hint)
         options = request.options or FreezeOptions()
         wanted = selected(
             bundle.module,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tkernel import ModelBundle, hookimpl
+from tkernel.errors import Problem
+from tkernel.types.check import CheckRequest
 from tkernel.types.requests import AdapterRequest
 from tkernel_plugins.adapters.options import AdapterOptions
 
@@ -40,6 +43,12 @@ class Lora:
 
     name = "lora"
     Options = LoraOptions
+
+    def check(self, request: CheckRequest) -> Iterable[Problem]:
+        """Adapters that cannot be loaded, and options that cannot change the one that is trained further."""
+        from tkernel_plugins.adapters.adapter_config import check_adapters
+
+        return check_adapters(request)
 
     @hookimpl
     def adapt(self, bundle: ModelBundle, request: AdapterRequest) -> ModelBundle:

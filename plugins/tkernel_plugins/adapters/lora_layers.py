@@ -7,6 +7,7 @@ takes alone are theirs.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from tkernel import ModelBundle
 from tkernel.errors import TkError
 from tkernel.types.requests import AdapterRequest
-from tkernel_plugins.adapters.adapter_folder import AdapterFolder, check_layers, check_tokens, read_adapter
+from tkernel_plugins.adapters.adapter_config import contradiction, contradictions
+from tkernel_plugins.adapters.adapter_folder import (
+    AdapterFolder,
+    check_layers,
+    check_names,
+    check_tokens,
+    read_adapter,
+)
 from tkernel_plugins.adapters.options import names_of
 from tkernel_plugins.adapters.parts import linear_layers, matches, no_match, parts_of, short_name, under
 from tkernel_plugins.adapters.precision import print_parameters, settle_precision
@@ -28,7 +36,9 @@ if TYPE_CHECKING:
 def adapt(bundle: ModelBundle, request: AdapterRequest, options: LoraOptions) -> ModelBundle:
     """Merge, resume or inject; see `lora.Lora`."""
     module = bundle.module
-    folders = [read_adapter(name) for name in request.adapters]
+    folders = [read_adapter(name, request.settings) for name in request.adapters]
+    for folder in folders:
+        check_names(folder, bundle.tokenizer)
     resumes = request.trainable and not options.create_new_adapter
     to_merge, resumed = (folders[:-1], folders[-1:]) if resumes else (folders, [])
     for folder in to_merge:
@@ -37,7 +47,7 @@ def adapt(bundle: ModelBundle, request: AdapterRequest, options: LoraOptions) ->
         module.requires_grad_(False)
         return bundle.replace(module=module.eval())
     if resumed:
-        _check_same(resumed[0], options)
+        _check_same(resumed[0], module, bundle.facts.name, request, options)
         kept = tuple(resumed[0].config.get("modules_to_save") or ())
         check_tokens(resumed[0], _new_tokens(module, bundle, request, kept) or {}, bundle.tokenizer)
         module = _load(module, resumed[0], bundle, trainable=True)
@@ -155,27 +165,24 @@ def _load(module: Any, folder: AdapterFolder, bundle: ModelBundle, *, trainable:
         ) from error
 
 
-def _check_same(folder: AdapterFolder, options: LoraOptions) -> None:
-    """Options that are set and differ from the adapter that is trained further cannot take effect."""
-    default, had = type(options)(), folder.config
-    wanted = {
-        "lora_rank": (options.lora_rank, had.get("r")),
-        "lora_alpha": (options.lora_alpha, had.get("lora_alpha")),
-        "lora_dropout": (options.lora_dropout, had.get("lora_dropout")),
-        "use_rslora": (options.use_rslora, had.get("use_rslora")),
-        "use_dora": (options.use_dora, had.get("use_dora")),
-        "lora_target": (_listed(options.lora_target), _listed(had.get("target_modules"))),
-        "additional_target": (_listed(options.additional_target), _listed(had.get("modules_to_save"))),
-    }
-    for name, (value, old) in wanted.items():
-        if getattr(options, name) != getattr(default, name) and value not in (old, "all"):
-            raise TkError(
-                f"adapter {folder.path}, which is trained further, has {name} {old}; "
-                f"`{name}: {value}` cannot change that",
-                hint=f"Leave `{name}` out, or merge the old adapter with `create_new_adapter: true`.",
-            )
+def _check_same(
+    folder: AdapterFolder, module: Any, model: str, request: AdapterRequest, options: LoraOptions
+) -> None:
+    """Options that were set and differ from the adapter that is trained further cannot take effect."""
+    for _, message, hint in contradictions(folder.path, folder.config, options, request.settings):
+        raise TkError(message, hint=hint)
+    had = folder.config.get("target_modules")
+    if "lora_target" in request.settings and "all" in names_of(options.lora_target):
+        outside = parts_of(module).frozen(options)
+        layers = tuple(linear_layers(module, outside))
+        every = _targets(module, model, request.lora_targets, options, outside)
+        if _matched(layers, had) != _matched(layers, every):
+            message, hint = contradiction(folder.path, "lora_target", "all", had)
+            raise TkError(message, hint=hint)
 
 
-def _listed(names: str | list[str] | None) -> str:
-    """Names in one order and spelling, to compare them."""
-    return ",".join(sorted(names_of(names))) or "none"
+def _matched(layers: Sequence[str], targets: str | Sequence[str] | None) -> set[str]:
+    """The layers that PEFT adapts for `targets`, names or a pattern."""
+    if isinstance(targets, str):
+        return {name for name in layers if re.fullmatch(targets, name)}
+    return {name for name in layers if any(matches(name, target) for target in targets or ())}

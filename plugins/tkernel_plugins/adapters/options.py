@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from tkernel.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,10 @@ def names_of(listed: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...
         return ()
     parts = listed.split(",") if isinstance(listed, str) else listed
     return tuple(name.strip() for name in parts if name.strip())
+
+
+def unused_adapters(method: str, adapters: Sequence[str]) -> list[Problem]:
+    """`adapter_name_or_path` names LoRA folders, which `full` and `freeze` have no use for."""
+    message = f"`finetuning_type: {method}` cannot load the adapter {adapters[0] if adapters else None}"
+    hint = "Use `finetuning_type: lora`; with `create_new_adapter: true` it merges the old adapter first."
+    return [Problem(message, key="adapter_name_or_path", hint=hint)] if adapters else []

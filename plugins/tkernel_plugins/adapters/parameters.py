@@ -37,12 +37,3 @@ def train_parameters(
         settle_precision(module, request.arguments)
     if options.print_param_status:
         print_parameters(module)
-
-
-def refuse_adapters(method: str, request: AdapterRequest) -> None:
-    """`adapter_name_or_path` names LoRA folders, which `full` and `freeze` have no use for."""
-    if request.adapters:
-        raise TkError(
-            f"`finetuning_type: {method}` cannot load the adapter {request.adapters[0]}",
-            hint="Use `finetuning_type: lora`, or export the merged model and train that.",
-        )

@@ -89,6 +89,22 @@ def test_an_adapter_with_more_tokens_than_the_model_is_an_error_that_asks_for_it
     assert "`template`" in caught.value.hint
 
 
+@pytest.mark.parametrize("trainable", [True, False])
+def test_an_embedding_that_was_trained_for_another_token_of_the_same_id_is_an_error(saved, trainable):
+    bundle, new = grown()
+    folder = saved(bundle, new_tokens=new)
+    bundle.tokenizer.save_pretrained(folder)
+    assert adapt(grown()[0], folder, new_tokens=new, trainable=trainable).module
+    other = tiny.make_bundle()
+    other.tokenizer.add_special_tokens({"additional_special_tokens": ["<other>", "<new1>"]})
+    other.module.resize_token_embeddings(len(other.tokenizer))
+    with pytest.raises(
+        TkError, match=f"embedding for '<new0>', and here token {new[0]} is '<other>'"
+    ) as caught:
+        adapt(other, folder, new_tokens=new, trainable=trainable)
+    assert "`template`" in caught.value.hint
+
+
 def test_tokens_that_a_template_adds_start_the_same_in_every_run(tmp_path):
     def embeddings(name):
         bundle = tiny.make_bundle()
