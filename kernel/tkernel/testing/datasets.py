@@ -54,7 +54,8 @@ class DatasetContract(Contract):
 
     kind = "dataset"
     rows: ClassVar[str | None] = None
-    """The kind of rows that is asked for and expected; default: the plugin's own `rows`, else `supervised`."""
+    """The kind of rows that is asked for and expected; default: the plugin's own `rows`, else the first of its
+    `kinds`, else `supervised`."""
     examples: ClassVar[Sequence[Mapping[str, Any]] | None] = None
     """Three or more raw rows that are good; default: those of the plugin's own `examples`, or of the format
     that comes with tk under this name."""
@@ -70,7 +71,9 @@ class DatasetContract(Contract):
     @property
     def kind_of_rows(self) -> str:
         """The kind of rows that is asked for."""
-        return str(self.rows or getattr(self.provider, "rows", "supervised"))
+        kinds = getattr(self.provider, "kinds", lambda entry: ())
+        found = kinds(DatasetEntry("contract", "rows.jsonl", formatting=self.name)) or ("supervised",)
+        return str(self.rows or getattr(self.provider, "rows", found[0]))
 
     def raw_rows(self) -> list[dict[str, Any]]:
         """The good raw rows."""

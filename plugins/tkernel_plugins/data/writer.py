@@ -1,9 +1,12 @@
-"""Canonical rows, collected batch by batch in Arrow's memory."""
+"""Canonical rows of a whole dataset, written to an Arrow file batch by batch."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable
+import os
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tkernel_plugins.data.canonical import MEDIA, features
@@ -11,33 +14,56 @@ from tkernel_plugins.data.formats import BadRow
 from tkernel_plugins.data.raw import RawRow
 
 if TYPE_CHECKING:
-    import datasets
     import pyarrow as pa
 
 _BATCH = 1000
-_BATCH_CHARACTERS = 1 << 26
+_BATCH_CHARACTERS = 1 << 24
 
 
 class RowWriter:
-    """Takes canonical rows of one kind and gives a `datasets.Dataset`.
+    """Takes canonical rows of one kind; what is in memory is one batch.
 
-    Only one batch at a time exists as Python objects. `numbers` are the numbers of the rows that were
-    kept. A row that Arrow cannot store (a lone surrogate is not text) comes back from `refused`.
+    The file is an Arrow stream with the features of the rows in its schema. Media columns are those in
+    `media` and those with content, as plain paths where no row has bytes: a file that was begun without
+    them is written again with them as soon as the first such row comes.
+
+    `numbers` are the numbers of the rows that were kept. A row that Arrow cannot store (a lone surrogate is
+    not text) comes back from `refused`.
+
+    Args:
+        path: the file to write; there is none until the writer is closed.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.numbers: list[int] = []
+    def __init__(self, path: Path, kind: str, media: Iterable[str] = ()) -> None:
+        self.path, self.kind = path, kind
+        self.numbers = array("q")
         self.refused: list[tuple[RawRow, BadRow]] = []
-        # Paths and bytes may be mixed while reading; `dataset` makes plain paths of them if it can.
-        self._schema = features(kind, MEDIA, as_bytes=MEDIA).arrow_schema
+        # Name of a media column -> whether it holds structs with bytes.
+        self._media = {name: False for name in MEDIA if name in media}
         self._rows: list[tuple[int, dict[str, Any], RawRow]] = []
         self._characters = 0
-        self._batches: list[pa.RecordBatch] = []
+        self._draft = path.with_name(f".{path.name}.{os.getpid()}")
+        self._open()
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self._close()
+            if kind is None:
+                os.replace(self._draft, self.path)
+            else:
+                self._draft.unlink(missing_ok=True)
 
     def add(self, number: int, row: dict[str, Any], raw: RawRow) -> None:
         """Add row `number` of the dataset, which came from `raw`."""
-        row["origin"] = {"file": raw.file, "row": raw.row, "line": raw.line}
+        row["origin"] = origin_of(raw)
         self._rows.append((number, row, raw))
         self._characters += _size(row)
         if len(self._rows) >= _BATCH or self._characters >= _BATCH_CHARACTERS:
@@ -48,72 +74,114 @@ class RowWriter:
         rows, self._rows, self._characters = self._rows, [], 0
         if not rows:
             return
-        try:
-            batch = self._stored([row for _, row, _ in rows])
-        except BadRow:
-            rows = [entry for entry in rows if self._can_store(entry[1], entry[2])]
-            batch = self._stored([row for _, row, _ in rows])
-        self.numbers.extend(number for number, _, _ in rows)
-        self._batches.append(batch)
+        self._widen([row for _, row, _ in rows])
+        given = with_paths([row for _, row, _ in rows], self._media)
+        batch, refused = stored(given, self._schema)
+        self.refused.extend((rows[index][2], bad) for index, bad in refused.items())
+        self.numbers.extend(number for index, (number, _, _) in enumerate(rows) if index not in refused)
+        self._writer.write_batch(batch)
 
-    def dataset(self, media: Iterable[str] = ()) -> datasets.Dataset:
-        """All rows that were stored. Media columns are those in `media` and those with content."""
-        import pyarrow as pa
-        from datasets import Dataset, DatasetInfo
-
-        self.flush()
-        table = pa.Table.from_batches(self._batches, schema=self._schema)
-        paths = []
-        for name in MEDIA:
-            position = table.column_names.index(name)
-            items = [chunk.flatten() for chunk in table.column(name).chunks]
-            if name not in media and not any(len(chunk) for chunk in items):
-                table = table.remove_column(position)
-            elif not any(len(chunk) - chunk.field("bytes").null_count for chunk in items):
-                paths.append(name)
-                table = table.set_column(position, name, _paths_of(table.column(name)))
-        kept = [name for name in MEDIA if name in table.column_names]
-        columns = features(self.kind, kept, as_bytes=[name for name in kept if name not in paths])
-        # A fresh fingerprint: nothing that is derived from these rows is found in an old cache.
-        return Dataset(
-            table.cast(columns.arrow_schema),
-            info=DatasetInfo(features=columns),
-            fingerprint=uuid.uuid4().hex[:16],
-        )
-
-    def _stored(self, rows: list[dict[str, Any]]) -> pa.RecordBatch:
+    def _open(self) -> None:
         import pyarrow as pa
 
-        try:
-            return pa.RecordBatch.from_pylist(rows, schema=self._schema)
-        except UnicodeEncodeError as error:
-            raise BadRow("not valid Unicode", f"lone surrogate {error.object[error.start]!r}") from None
-        except (pa.ArrowException, TypeError, OverflowError) as error:
-            raise BadRow("a value that cannot be stored", str(error)) from None
+        as_bytes = [name for name, struct in self._media.items() if struct]
+        self._schema = features(self.kind, self._media, as_bytes).arrow_schema
+        self._sink = pa.OSFile(str(self._draft), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, self._schema)
 
-    def _can_store(self, row: dict[str, Any], raw: RawRow) -> bool:
+    def _close(self) -> None:
+        self._writer.close()
+        self._sink.close()
+
+    def _widen(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Give the file the media columns that `rows` need."""
+        wider = self._media | media_columns(rows, self._media)
+        if wider == self._media:
+            return
+        import pyarrow as pa
+
+        self._close()
+        earlier = self._draft.with_suffix(".narrow")
+        os.replace(self._draft, earlier)
+        self._media = wider
+        self._open()
+        with pa.OSFile(str(earlier)) as source:
+            for batch in pa.ipc.open_stream(source):
+                rows_before = with_paths(as_structs(batch.to_pylist()), self._media)
+                self._writer.write_batch(record_batch(rows_before, self._schema))
+        earlier.unlink()
+
+
+def stored(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> tuple[pa.RecordBatch, dict[int, BadRow]]:
+    """Rows in Arrow's memory; those that Arrow cannot store are left out: index -> why."""
+    try:
+        return record_batch(rows, schema), {}
+    except BadRow:
+        pass  # One of them is bad; one by one it shows which.
+    refused: dict[int, BadRow] = {}
+    for index, row in enumerate(rows):
         try:
-            self._stored([row])
+            record_batch([row], schema)
         except BadRow as bad:
-            self.refused.append((raw, bad))
-            return False
-        return True
+            refused[index] = bad
+    return record_batch([row for index, row in enumerate(rows) if index not in refused], schema), refused
 
 
-def _paths_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of lists of `{path, bytes}` as lists of paths."""
+def origin_of(raw: RawRow) -> dict[str, Any]:
+    """The column `origin` of the row that comes from `raw`."""
+    return {"file": raw.file, "row": raw.row, "line": raw.line}
+
+
+def record_batch(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows in Arrow's memory; raises `BadRow` for what Arrow cannot store."""
     import pyarrow as pa
 
-    chunks = []
-    for chunk in column.chunks:
-        sizes = chunk.value_lengths().to_numpy(zero_copy_only=False)
-        offsets = pa.array([0, *sizes.cumsum().tolist()], type=pa.int32())
-        chunks.append(pa.ListArray.from_arrays(offsets, chunk.flatten().field("path")))
-    return pa.chunked_array(chunks, type=pa.list_(pa.string()))
+    try:
+        return pa.RecordBatch.from_pylist(rows, schema=schema)
+    except UnicodeEncodeError as error:
+        raise BadRow("not valid Unicode", f"lone surrogate {error.object[error.start]!r}") from None
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise BadRow("a value that cannot be stored", str(error)) from None
 
 
-def _size(row: dict[str, Any]) -> int:
-    """About how many characters a row holds."""
+def media_columns(rows: Sequence[Mapping[str, Any]], known: Mapping[str, bool]) -> dict[str, bool]:
+    """The media columns that `rows` need beside or instead of `known`: name -> whether it holds bytes."""
+    found = {}
+    for name in MEDIA:
+        items = [item for row in rows for item in row.get(name) or ()]
+        if items and not known.get(name):
+            found[name] = any(item["bytes"] is not None for item in items)
+    return found
+
+
+def with_paths(rows: Sequence[Mapping[str, Any]], media: Mapping[str, bool]) -> Sequence[Mapping[str, Any]]:
+    """`rows` with plain paths in the columns of `media` that hold no bytes."""
+    plain = [name for name, as_bytes in media.items() if not as_bytes]
+    if not plain:
+        return rows
+    return [row | {name: [item["path"] for item in row[name]] for name in plain} for row in map(dict, rows)]
+
+
+def as_structs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`rows` with `{path, bytes}` for every medium, as rows are before they are written."""
+    return [
+        {
+            **row,
+            **{
+                name: [
+                    item if isinstance(item, dict) else {"path": item, "bytes": None}
+                    for item in row.get(name) or ()
+                ]
+                for name in MEDIA
+            },
+        }
+        for row in rows
+    ]
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    """About how many characters and bytes a row holds."""
     columns = (row.get(name, ()) for name in ("messages", "chosen", "rejected", "completion"))
     contents = sum(len(m["content"]) + len(m["reasoning"] or "") for column in columns for m in column)
-    return contents + len(row.get("text") or "")
+    media = sum(len(item["bytes"] or b"") for name in MEDIA for item in row.get(name) or ())
+    return contents + media + len(row.get("text") or "") + len(row.get("tools") or "")

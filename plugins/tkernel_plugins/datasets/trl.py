@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tkernel.hookspecs import hookimpl
 from tkernel.types.conversation import Conversation
 from tkernel.types.requests import DatasetRequest
+from tkernel_plugins.data.checks import check_streaming
 from tkernel_plugins.data.formats import EXTRA_COLUMNS, BadRow, Format, Row, Sample, kind_of
 from tkernel_plugins.data.options import RowOptions
 from tkernel_plugins.data.tagged import OPENAI_TAGS, sample_of
@@ -67,9 +68,8 @@ def _pair(row: Row) -> tuple[Turns, Any, Any]:
         cut = _common_text(chosen, rejected)
         if not chosen[:cut].strip():
             raise BadRow(f"no prompt: {names} do not begin alike")
-        return [{"role": "user", "content": chosen[:cut]}], *(
-            {"role": "assistant", "content": text[cut:]} for text in (chosen, rejected)
-        )
+        good, bad = ([{"role": "assistant", "content": text[cut:]}] for text in (chosen, rejected))
+        return [{"role": "user", "content": chosen[:cut]}], good, bad
     good, bad = _turns(row, "chosen", "assistant"), _turns(row, "rejected", "assistant")
     common = next(
         (n for n, (left, right) in enumerate(zip(good, bad, strict=False)) if left != right),
@@ -137,10 +137,11 @@ class TRLDataset:
 
     name = "trl"
     Options = RowOptions
+    check = staticmethod(check_streaming)
     kinds, unknown_names = TRL.kinds, TRL.unknown_names
 
     @hookimpl
-    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset:
+    def load_dataset(self, request: DatasetRequest) -> datasets.Dataset | datasets.IterableDataset:
         """Read the entry into canonical rows."""
         from tkernel_plugins.data.rows import load_rows
 

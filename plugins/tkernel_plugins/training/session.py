@@ -26,6 +26,7 @@ from tkernel_plugins.training.curve import plot_losses
 from tkernel_plugins.training.interrupt import StopOnInterrupt
 from tkernel_plugins.training.log import TrainerLog
 from tkernel_plugins.training.options import TrainingOptions
+from tkernel_plugins.training.position import EndlessSamples, read_position, save_report
 from tkernel_plugins.training.progress import ProgressBar, progress_callback
 from tkernel_plugins.training.quiet import quiet
 from tkernel_plugins.training.saving import save_generation_config
@@ -82,6 +83,8 @@ def run(
                 trainer.save_metrics("eval", evaluated)
                 metrics |= evaluated
             trainer.save_state()
+            if isinstance(trainer.train_dataset, EndlessSamples) and trainer.is_world_process_zero():
+                save_report(trainer.position, output_dir)
     finally:
         if isinstance(progress, ProgressBar):
             progress.stop()
@@ -112,8 +115,11 @@ def _train(
     """Train and give the metrics; a run that was finished already is loaded and not trained further."""
     if resume.path is not None and resume.step >= planned_steps(trainer):
         return _load_finished(trainer, resume.path)
+    is_stream = isinstance(trainer.train_dataset, EndlessSamples)
+    if is_stream and resume.path is not None:
+        trainer.position = trainer.train_dataset.start = read_position(resume.path)
     batch = trainer.args.train_batch_size * trainer.args.world_size
-    if trainer.args.dataloader_drop_last and len(trainer.train_dataset) < batch:
+    if trainer.args.dataloader_drop_last and not is_stream and len(trainer.train_dataset) < batch:
         raise TkError(
             f"`dataloader_drop_last: true` drops all {len(trainer.train_dataset)} samples: a batch has {batch}",
             hint="Leave it out, or lower `per_device_train_batch_size`.",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from tkernel.references import is_reference
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.training.arguments import precision
 from tkernel_plugins.training.comparison import first_difference
@@ -74,7 +76,11 @@ class Summary(TrainerCallback):
             args.world_size,
         )
         plural = "device" if devices == 1 else "devices"
-        scheduler, optimizer = (getattr(name, "value", name) for name in (args.lr_scheduler_type, args.optim))
+        written = self.request.arguments.get("optim")
+        optim = written if is_reference(written) else args.optim
+        scheduler, optimizer = (getattr(name, "value", name) for name in (args.lr_scheduler_type, optim))
+        # transformers gives data of unknown length as many epochs as a number can count.
+        epochs = f" ({state.num_train_epochs} epochs)" if state.num_train_epochs < sys.maxsize else ""
         resumed = f", going on after step {state.global_step}" if state.global_step else ""
         return [
             f"model      {bundle.facts.name} ({bundle.facts.model_type}, {total:,} parameters)",
@@ -82,7 +88,7 @@ class Summary(TrainerCallback):
             f"template   {self.request.renderer.name}",
             *self.data,
             f"batch      {batch} x {accumulated} accumulated x {devices} {plural} = {batch * accumulated * devices}",
-            f"steps      {state.max_steps} ({state.num_train_epochs} epochs), {optimizer}, "
+            f"steps      {state.max_steps}{epochs}, {optimizer}, "
             f"learning rate {args.learning_rate:g} {scheduler}{resumed}",
             f"device     {device_words(args)}; {precision(args, bundle.module)}",
             f"output     {args.output_dir}",

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from tkernel.errors import SlotError
+from tkernel_plugins.data.streaming import EncodedStream, Position
 from tkernel_plugins.training.checkpoints import fitting
 from tkernel_plugins.training.errors import NonFiniteLoss
+from tkernel_plugins.training.joining import BY_LENGTH
 from tkernel_plugins.training.losses import right_predictions, supervised_weight, token_loss
 from tkernel_plugins.training.meter import Meter
+from tkernel_plugins.training.position import KEY, EndlessSamples, save_position, stream_loader
+from tkernel_plugins.training.sampling import LengthGrouped, Lengths, lengths_of
 
 Batch = dict[str, Any]
 
@@ -33,6 +39,8 @@ class SupervisedTrainer(Trainer):
     A model that accepts loss keyword arguments computes the loss itself (that keeps fused kernels and
     auxiliary losses); for others, and for weights and label smoothing, `token_loss` does. A `loss`
     replaces both.
+
+    A `train_dataset` that is an `EncodedStream` is trained on without end, from `train_dataset.start` on.
 
     Args:
         loss: function of outputs, labels, `num_items_in_batch` (and `weights`, if it can take them).
@@ -53,6 +61,11 @@ class SupervisedTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.use_cache = getattr(getattr(model, "config", None), "use_cache", None)
+        self.position = Position()
+        if isinstance(kwargs.get("train_dataset"), EncodedStream):
+            share = (args.per_device_train_batch_size, args.process_index, args.world_size)
+            kwargs["train_dataset"] = EndlessSamples(kwargs["train_dataset"], *share)
+            args.ignore_data_skip = True  # the stream itself begins where the checkpoint was
         # With a loss function given, transformers leaves the division by accumulation steps to us.
         super().__init__(model, args, compute_loss_func=loss or token_loss, **kwargs)
         self.loss = loss
@@ -67,6 +80,9 @@ class SupervisedTrainer(Trainer):
         """The contributed optimizer if there is one, else that of `optim`."""
         if self.optimizer is None and self.make_optimizer is not None:
             self.optimizer = self.make_optimizer(self.model, self.args)
+            if not isinstance(self.optimizer, torch.optim.Optimizer):
+                made = f"{self.make_optimizer!r} made a {type(self.optimizer).__name__}"
+                raise SlotError(f"{made}, not an optimizer", hint="Return a `torch.optim.Optimizer`.")
         return super().create_optimizer(*args, **kwargs)
 
     def _load_from_checkpoint(
@@ -79,6 +95,36 @@ class SupervisedTrainer(Trainer):
         with fitting(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
+    # -- the order of samples ----------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        strategy = self.args.train_sampling_strategy
+        if strategy not in BY_LENGTH or not isinstance(dataset, Dataset):
+            return super()._get_train_sampler(train_dataset)
+        if strategy == "batch_rebalance":
+            return super()._get_train_sampler(Lengths(dataset))
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGrouped(lengths_of(dataset), step, seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        by_length = self.args.train_sampling_strategy in BY_LENGTH and isinstance(eval_dataset, Dataset)
+        return super()._get_eval_sampler(Lengths(eval_dataset) if by_length else eval_dataset)
+
+    # -- streams -----------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """That of transformers; of a stream, its own."""
+        if isinstance(self.train_dataset, EndlessSamples):
+            return stream_loader(self.train_dataset, self.data_collator, self.args)
+        return super().get_train_dataloader()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if isinstance(self.train_dataset, EndlessSamples) and self.args.should_save:
+            save_position(Path(output_dir), self.position)
+
     # -- the loss ----------------------------------------------------------------------------------
 
     def get_batch_samples(
@@ -87,6 +133,8 @@ class SupervisedTrainer(Trainer):
         """The micro-batches of one step, and the supervised weight in all of them on all devices."""
         self.meter.start_step()
         batches = list(islice(epoch_iterator, num_batches))
+        for batch in batches:
+            self.position = batch.pop(KEY, self.position)
         total = sum((_items(batch) for batch in batches), torch.zeros(())).to(device)
         self._step_loss = torch.zeros((), device=device)
         self._step_tokens = sum(_tokens(batch) for batch in batches)
@@ -152,6 +200,8 @@ class SupervisedTrainer(Trainer):
             gathered = self.accelerator.gather(counted.unsqueeze(0)).sum(0)
             tokens, loss = int(gathered[0]), gathered[1]
         self.meter.end_step(float(loss), tokens)
+        if isinstance(self.train_dataset, EndlessSamples):
+            self.state.epoch = float(self.position.epoch)  # how long a pass is, nobody knows
         if self.args.include_num_input_tokens_seen == "no":
             self.state.num_input_tokens_seen += tokens
 

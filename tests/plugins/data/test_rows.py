@@ -132,11 +132,6 @@ def test_rows_of_two_datasets_have_one_type(tmp_path: Path) -> None:
     datasets.concatenate_datasets([load(ALPACA).rows, load([{"messages": messages}], "openai").rows])
 
 
-def test_a_value_that_is_not_implemented_is_refused() -> None:
-    with pytest.raises(ValueError, match="streaming: true is not supported"):
-        RowOptions(streaming=True)
-
-
 def test_a_request_without_options_reads_with_the_defaults(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", ALPACA)
     report = DatasetReport("rows")

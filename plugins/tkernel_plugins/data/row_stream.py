@@ -1,0 +1,107 @@
+"""Canonical rows of one entry that are read while they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from tkernel.errors import DataError
+from tkernel.types.dataset import DatasetReport
+from tkernel.types.requests import DatasetRequest
+from tkernel_plugins.data.canonical import MEDIA, features
+from tkernel_plugins.data.conversion import SHOWN, Conversion
+from tkernel_plugins.data.formats import BadRow, Format
+from tkernel_plugins.data.raw import RawRow
+from tkernel_plugins.data.rows import fill_report
+from tkernel_plugins.data.sources import raw_rows
+from tkernel_plugins.data.writer import origin_of, stored
+
+if TYPE_CHECKING:
+    import datasets
+
+_CHUNK = 100
+"""Rows that are read at once."""
+
+
+def stream_rows(request: DatasetRequest, form: Format) -> datasets.IterableDataset:
+    """The rows of an entry as a dataset that reads them each time it is iterated.
+
+    `request.report` counts each row of the source once, however often it is read. Media columns are always
+    there, as `{path, bytes}`, since it is not known what is still to come.
+
+    Raises:
+        DataError: `num_samples` is declared; while iterating, as `load_rows`.
+    """
+    from datasets import IterableDataset
+
+    entry = request.entry
+    if entry.num_samples is not None:
+        raise DataError(
+            f"{entry.origin or entry.name}: dataset {entry.name!r} declares `num_samples`, which are drawn from "
+            "all rows, and a stream does not know how many there are",
+            hint="Leave out `streaming`, or declare no `num_samples` and set `max_samples`.",
+        )
+    stream = RowStream(request, form)
+    media = () if stream.kind == "text" else MEDIA
+    columns = features(stream.kind, media, as_bytes=media)
+    stream.schema = columns.arrow_schema
+    return IterableDataset.from_generator(stream, features=columns)
+
+
+class RowStream:
+    """Called, reads the entry from its first row on."""
+
+    def __init__(self, request: DatasetRequest, form: Format) -> None:
+        self.request, self.form = request, form
+        self.kind = Conversion(request, form).kind
+        self.schema: Any = None
+
+    def __call__(self) -> Iterator[dict[str, Any]]:
+        """The rows that can be used, in their order.
+
+        Raises:
+            DataError: a row cannot be used and `on_bad_row` is `error`; no row can be used, or a declared
+                column is in none, which is known after the last one.
+        """
+        conversion = Conversion(self.request, self.form)
+        seen = conversion.report = DatasetReport(self.request.report.name)
+        raw = islice(raw_rows(self.request.entry, streaming=True), conversion.options.max_samples)
+        while chunk := list(islice(raw, _CHUNK)):
+            rows = self._converted(chunk, conversion)
+            seen.read += len(chunk)
+            seen.kept += len(rows)
+            self._count(seen)
+            yield from rows
+        conversion.check()
+        unread = [name for name in conversion.seen if name not in conversion.columns.values()]
+        if unread:
+            seen.notes.append(f"columns not read: {', '.join(unread[:SHOWN])}")
+            self._count(seen)
+
+    def _converted(self, chunk: Sequence[RawRow], conversion: Conversion) -> list[dict[str, Any]]:
+        """The rows of a chunk that can be used; the others are counted, or the first is an error."""
+        rows: list[dict[str, Any]] = []
+        places: list[int] = []
+        bad: dict[int, BadRow] = {}
+        for place, raw in enumerate(chunk):
+            try:
+                rows.append(conversion.canonical(raw) | {"origin": origin_of(raw)})
+                places.append(place)
+            except BadRow as reason:
+                bad[place] = reason
+        _, refused = stored(rows, self.schema)
+        bad |= {places[index]: reason for index, reason in refused.items()}
+        for place, reason in sorted(bad.items(), key=lambda item: item[0]):
+            conversion.reject(chunk[place], reason)
+            if conversion.options.on_bad_row == "error":
+                raise DataError(
+                    str(conversion.report.rejected[-1]),
+                    hint="Mend the row, or leave such rows out with `on_bad_row: drop`.",
+                )
+        return [row for index, row in enumerate(rows) if index not in refused]
+
+    def _count(self, seen: DatasetReport) -> None:
+        # A later pass over the same rows has nothing new to say until it comes further than those before.
+        if seen.read >= self.request.report.read:
+            fill_report(self.request.report, vars(seen))
