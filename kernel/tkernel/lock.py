@@ -138,14 +138,20 @@ def _described(choice: Choice) -> str:
     return f"{choice.distribution}=={choice.version}:{choice.name} = {choice.target}"
 
 
-@functools.cache
 def _source(target: str) -> str:
     module, colon, _ = target.partition(":")
-    file = file_of(module.split(".")[0]) if colon else Path(target)
-    if file is None or (colon and file.is_file() and file.stem != "__init__"):
+    if colon:
+        return _package_source(module.split(".")[0])
+    file = Path(target)  # hashed anew each time: it may be edited and loaded again
+    return content_hash(*sorted({file, *file.parent.glob("*.py")}))
+
+
+@functools.cache
+def _package_source(name: str) -> str:
+    file = file_of(name)
+    if file is None or (file.is_file() and file.stem != "__init__"):
         return content_hash(*[file] if file else [])
-    folder = file if file.is_dir() else file.parent
-    return content_hash(*sorted(folder.rglob("*.py") if colon else folder.glob("*.py")))
+    return content_hash(*sorted((file if file.is_dir() else file.parent).rglob("*.py")))
 
 
 def installed_versions(distributions: Iterable[str] = LIBRARIES) -> dict[str, str]:

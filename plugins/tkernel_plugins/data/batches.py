@@ -195,7 +195,7 @@ _WORKER: dict[str, Any] = {}
 
 
 def _start(rows: MergedRows, work: BatchWork, files: list[str]) -> None:
-    _WORKER.update(rows=rows, work=work, files=files)
+    _WORKER.update(rows=rows, work=work, files=files, batches=0)
     parent = multiprocessing.parent_process()
     if parent is not None:  # a worker whose parent was killed would wait for ever, and hold its locks
         sentinel = parent.sentinel
@@ -208,7 +208,9 @@ def _encode(span: slice) -> EncodedBatch:
     except DataError as error:
         # Its cause may hold what cannot be sent back.
         raise DataError(error.message, hint=error.hint, origin=error.origin) from None
-    release(_WORKER["files"])
+    _WORKER["batches"] += 1
+    if _WORKER["batches"] % _RELEASE_EVERY == 0:
+        release(_WORKER["files"])
     return batch
 
 

@@ -63,13 +63,17 @@ def code() -> Mapping[str, str]:
 
 
 def digest_template(renderer: Renderer) -> str:
-    """How a renderer writes a few conversations, and what it stops at."""
+    """How a renderer writes a few conversations, what it stops at, and how it writes itself down."""
     parts: list[object] = [renderer.name, renderer.stop_ids, renderer.stop_words, renderer.added_tokens]
     for conversation in _PROBES:
         try:
             parts.append(renderer.turns(conversation))
         except TkError as error:
             parts.append(error.message)
+    try:
+        parts.append(renderer.jinja())
+    except TkError as error:
+        parts.append(error.message)
     return _digest(*map(repr, parts))
 
 
