@@ -27,6 +27,7 @@ from tkernel.hookspecs import KINDS
 from tkernel.hub import ModelNotFound, hub_folder, is_hub_id, near_path
 from tkernel.index import Index, read_index
 from tkernel.pins import DatasetWanted, Pins, Selection, Wanted, use_names
+from tkernel.references import digest, find_function
 from tkernel.trace import Trace
 from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts
@@ -99,6 +100,8 @@ class Session:
         for entry in (*self.train, *self.evaluation):
             if entry.source == "file":
                 hashes[f"dataset {entry.name}"] = lock.content_hash(entry.location)
+        for text in self.bound.functions():
+            hashes[f"function {text}"] = digest(find_function(text))
         distributions = {c.distribution for c in (*self.plan.choices, *self.plan.extensions)}
         versions = lock.installed_versions(sorted({*lock.LIBRARIES, *distributions} - {"file", "object"}))
         seeds = {"seed": self.options.seed}

@@ -18,13 +18,14 @@ from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.config.unknown import explain
 from tkernel.errors import ConfigError, InvalidPlugin, MissingRequirement, Problem, TkError
 from tkernel.index import Entry
+from tkernel.references import is_reference
 
 KERNEL = "the kernel"
 
 LARGEST = 2**31 - 1
 """Of whole numbers that count steps, samples or processes; more is a mistake, and overflows somewhere."""
 
-RANGES: Mapping[str, Mapping[str, float]] = {
+RANGES: Mapping[str, Mapping[str, Any]] = {
     "adam_beta1": {"ge": 0, "lt": 1},
     "adam_beta2": {"ge": 0, "lt": 1},
     "adam_epsilon": {"gt": 0},
@@ -43,6 +44,7 @@ RANGES: Mapping[str, Mapping[str, float]] = {
     "max_steps": {"ge": -1, "le": LARGEST},
     "neftune_noise_alpha": {"ge": 0},
     "num_train_epochs": {"gt": 0, "le": LARGEST},
+    "optim": {"function": True},
     "per_device_eval_batch_size": {"ge": 1, "le": LARGEST},
     "per_device_train_batch_size": {"ge": 1, "le": LARGEST},
     "save_steps": {"gt": 0},
@@ -51,7 +53,7 @@ RANGES: Mapping[str, Mapping[str, float]] = {
     "warmup_steps": {"ge": 0},
     "weight_decay": {"ge": 0},
 }
-"""Bounds that training arguments do not declare themselves."""
+"""Bounds that training arguments do not declare themselves, and which of them may name a function."""
 
 TYPES: Mapping[str, Any] = {"resume_from_checkpoint": bool | str | None}
 """Types that are wider than training arguments declare: true means the newest checkpoint."""
@@ -65,7 +67,8 @@ class Owner:
     """`adapter:lora`."""
     distribution: str
     options: type[Any] | None
-    """A frozen dataclass. A field may bound a number with `metadata={"ge": 1}` (`ge`, `gt`, `le`, `lt`)."""
+    """A frozen dataclass. A field may bound a number with `metadata={"ge": 1}` (`ge`, `gt`, `le`, `lt`), and
+    take a function by reference with `{"function": True}`."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,12 @@ class Bound:
     def options(self, label: str) -> Any:
         """The `Options` instance of plugin `label`; None if it declares none or is not in the run."""
         return self.instances.get(label)
+
+    def functions(self) -> list[str]:
+        """The functions by reference that the settings name, `./file.py:fn`."""
+        named = [self.settings[name] for name in self.settings if _takes_function(self.keys.get(name))]
+        texts = [text for value in named for text in (value if isinstance(value, list) else [value])]
+        return [text for text in texts if is_reference(text)]
 
 
 def run_options(settings: Settings) -> tuple[RunOptions, list[Problem]]:
@@ -195,6 +204,10 @@ def _keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[s
             item.name, label, distribution, hints[item.name], default, item.metadata, (), bases[-1]
         )
     return keys
+
+
+def _takes_function(key: Key | None) -> bool:
+    return key is not None and bool(key.bounds.get("function"))
 
 
 def _usual_arguments() -> Arguments | None:

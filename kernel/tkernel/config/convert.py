@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from tkernel.config.read import Setting, parse_value
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import Problem
+from tkernel.references import FunctionNotFound, find_function, is_reference
 
 BOUNDS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
     "ge": (operator.ge, "at least"),
@@ -36,8 +37,8 @@ def convert(
     """The value in the type `annotation`, or the problem with it.
 
     Taken as meant: `yes`, `no`, `on`, `off` for booleans, quoted numbers for numbers, `1e3` for whole
-    numbers, numbers for text, a comma-separated text for a list. Text with a `:` passes `choices`: it names
-    a function.
+    numbers, numbers for text, a comma-separated text for a list. With `function` in `bounds`, text such as
+    `pkg.mod:fn` passes `choices`, and has to name a function (`tkernel.references`).
     """
     wanted = _members(annotation)
     value = _as_meant(setting, wanted)
@@ -45,7 +46,8 @@ def convert(
         hint = "Give it a value, or take the line out."
         return None, _problem(setting, f"{setting.key} is empty, and wants {_describe(wanted)}", hint)
     options = list(choices) or ([] if str in wanted else [str(item) for item in _literals(wanted)])
-    free = value in options or ":" in value if isinstance(value, str) else True
+    function = bounds.get("function") and is_reference(value)
+    free = value in options or function if isinstance(value, str) else True
     if options and not free and Any not in wanted and not _lists(wanted):
         hint = f"{did_you_mean(value, options) or ''} It takes: {', '.join(options)}.".strip()
         return None, _problem(setting, f"{setting.key} cannot be {value!r}", hint)
@@ -55,6 +57,12 @@ def convert(
         return None, _wrong_type(setting, wanted, error)
     if isinstance(value, float) and not math.isfinite(value):
         return None, _problem(setting, f"{setting.key} must be a finite number, not {setting.text or value}")
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if bounds.get("function") and isinstance(text, str) and ":" in text:
+            try:
+                find_function(text)
+            except FunctionNotFound as error:
+                return None, _problem(setting, f"{setting.key}: {error.message}", error.hint)
     for name, (holds, words) in BOUNDS.items():
         if name in bounds and isinstance(value, int | float) and not holds(value, bounds[name]):
             message = f"{setting.key} must be {words} {bounds[name]}, not {setting.text or value}"

@@ -37,6 +37,8 @@ class SupervisedFineTuning:
         """Check the arguments, prepare the data, train, evaluate, save."""
         from tkernel_plugins.data.collator import SupervisedCollator
         from tkernel_plugins.data.prepare import prepare
+        from tkernel_plugins.training.joining import collator_for
+        from tkernel_plugins.training.optimisation import optimizer_of
         from tkernel_plugins.training.arguments import build_arguments, resume_of
         from tkernel_plugins.training.saving import padding_id, processing_class
         from tkernel_plugins.training.session import run
@@ -49,7 +51,7 @@ class SupervisedFineTuning:
             request.bundle.module,
             arguments,
             loss=request.slots.take("loss"),
-            optimizer=request.slots.take("optimizer"),
+            optimizer=optimizer_of(request),
             accuracy=request.options.compute_accuracy,
             train_dataset=prepared.train,
             eval_dataset=prepared.eval,

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from tkernel.config.options import RunOptions
 from tkernel.errors import Problem
+from tkernel.references import is_reference
 from tkernel.types.check import CheckRequest
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.training.checkpoints import Resume, find_resume
@@ -58,6 +59,8 @@ def build_arguments(
     for name in ("output_dir", "seed", "do_train", "resume_from_checkpoint"):
         values.pop(name, None)
     values = {**DEFAULTS, **values, **FIXED}
+    if is_reference(values.get("optim")):
+        del values["optim"]  # transformers knows names only; the trainer is given the function
     values["report_to"] = trackers(values["report_to"])
     values["use_cpu"] = bool(values.get("use_cpu")) or not has_accelerator()
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()

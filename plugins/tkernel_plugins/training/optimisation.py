@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import Problem
 from tkernel.module_file import file_of
+from tkernel.references import is_reference, load_function
+from tkernel.types.requests import StageRequest
 
 PACKAGES: Mapping[str, tuple[str, str]] = {
     "adalomo": ("lomo_optim", "lomo-optim"),
@@ -47,6 +49,8 @@ GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
 def check_optimizer(arguments: Mapping[str, Any]) -> Iterator[Problem]:
     """Whether the package behind `optim` is installed, and what it needs besides is set."""
     optim = _word(arguments.get("optim"))
+    if is_reference(optim):
+        return  # found by who bound it
     for start, (module, package) in PACKAGES.items():
         if optim.startswith(start) and find_spec(module) is None:
             message = f"`optim: {optim}` needs {package}, which is not installed"
@@ -60,6 +64,19 @@ def check_optimizer(arguments: Mapping[str, Any]) -> Iterator[Problem]:
     if optim.endswith("_layerwise") and arguments.get("gradient_accumulation_steps", 1) > 1:
         message = f"`optim: {optim}` steps in every backward pass, and cannot accumulate gradients"
         yield Problem(message, key="gradient_accumulation_steps", hint="Leave it out.")
+
+
+def optimizer_of(request: StageRequest) -> Callable[..., Any] | None:
+    """The function of model and arguments that makes the optimizer: `optim: pkg.mod:fn`, or an extension's.
+
+    Raises:
+        SlotError: both are there.
+    """
+    optim = request.arguments.get("optim")
+    if is_reference(optim):
+        request.slots.put("optimizer", load_function(str(optim)), by=f"optim: {optim}")
+    make: Callable[..., Any] | None = request.slots.take("optimizer")
+    return make
 
 
 def check_schedule(arguments: Mapping[str, Any], evaluates: str) -> Iterator[Problem]:

@@ -37,7 +37,7 @@ def test_each_key_reaches_its_owner_in_its_type(arguments: Arguments) -> None:
     got = bound(
         "lora_rank: 16\nlora_target: q_proj,v_proj\nmodules: a, b\npacking: yes\nmask_history: off\n"
         "learning_rate: 1e-4\nbf16: on\nreport_to: none\nresume_from_checkpoint: null\nsave_steps: 0.1\n"
-        "run_name: 1.10\nddp_timeout: 1e3\nfsdp: true\noptim: my.module:make\nlr_scheduler_kwargs: {a: 1}\n"
+        "run_name: 1.10\nddp_timeout: 1e3\nfsdp: true\noptim: json:dumps\nlr_scheduler_kwargs: {a: 1}\n"
         "dataset: [x, y]\neval_dataset: z, w\nseed: 7\noutput_dir: out\n",
         arguments,
     )
@@ -54,7 +54,7 @@ def test_each_key_reaches_its_owner_in_its_type(arguments: Arguments) -> None:
         "run_name": "1.10",
         "ddp_timeout": 1000,
         "fsdp": True,
-        "optim": "my.module:make",
+        "optim": "json:dumps",
         "lr_scheduler_kwargs": {"a": 1},
     }
     assert got.notes == ()

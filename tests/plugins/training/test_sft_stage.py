@@ -147,3 +147,40 @@ def test_the_log_of_a_killed_run_with_half_a_line_can_be_resumed(train, tmp_path
     log.write_text(log.read_text() + '{"current_steps": 4, "tot')
     train(resume_from_checkpoint=str(tmp_path / "out/checkpoint-2"), overwrite_output_dir=True)
     assert [line["current_steps"] for line in read(log) if "loss" in line] == [1, 2, 3, 4]
+
+
+OPTIMIZER = """
+import torch
+
+def make(model, arguments):
+    print("made for", arguments.learning_rate)
+    return torch.optim.SGD(model.parameters(), lr=arguments.learning_rate)
+
+def wrong(model, arguments):
+    return "sgd"
+"""
+
+
+def test_an_optimizer_of_a_file_trains_and_is_recorded_with_its_content(train, tmp_path, capsys):
+    import hashlib
+
+    file = tmp_path / "mine.py"
+    file.write_text(OPTIMIZER)
+    train(optim=f"{file}:make", max_steps=2)
+    said = capsys.readouterr().out
+    assert "made for 0.01" in said
+    assert f"{file}:make, learning rate 0.01" in said
+    locked = json.loads((tmp_path / "out/run.lock.json").read_text())
+    assert (
+        locked["hashes"][f"function {file}:make"] == "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    )
+    state = torch.load(tmp_path / "out/checkpoint-2/optimizer.pt")
+    assert "exp_avg" not in str(state["state"])
+
+
+def test_what_makes_no_optimizer_or_is_not_there_is_an_error(train, tmp_path):
+    (tmp_path / "mine.py").write_text(OPTIMIZER)
+    with pytest.raises(TkError, match="made a str, not an optimizer"):
+        train(optim=f"{tmp_path}/mine.py:wrong")
+    with pytest.raises(TkError, match=r"mine\.py has no 'mkae'"):
+        train("other", optim=f"{tmp_path}/mine.py:mkae")
