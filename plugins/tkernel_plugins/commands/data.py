@@ -9,6 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from tkernel.errors import UsageError
+from tkernel_plugins.commands import data_cache
+from tkernel_plugins.commands.data_prepare import prepare
+from tkernel_plugins.commands.data_stats import stats
+from tkernel_plugins.commands.data_view import view
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -21,6 +25,13 @@ app = typer.Typer(
 @app.callback()
 def data() -> None:
     pass
+
+
+# What such a command does not know itself overrides the configuration, as in `tk run`.
+_OVERRIDES = {"ignore_unknown_options": True, "allow_extra_args": True}
+for _command in (view, stats, prepare):
+    app.command(context_settings=_OVERRIDES)(_command)
+app.add_typer(data_cache.app, name="cache")
 
 
 @app.command()
