@@ -64,3 +64,21 @@ class TestOpenai(DatasetContract):
 
 class TestText(DatasetContract):
     plugin = "text"
+
+
+class TestTRL(DatasetContract):
+    plugin = "trl"
+    examples = tuple({"prompt": q, "completion": good} for q, good, _ in PAIRS)
+    said = tuple([("user", q), ("assistant", a)] for q, a, _ in PAIRS)
+
+
+class TestTRLPreference(DatasetContract):
+    plugin = "trl"
+    rows = "preference"
+    examples = tuple({"prompt": q, "chosen": good, "rejected": bad} for q, good, bad in PAIRS)
+
+
+class TestTRLFeedback(DatasetContract):
+    plugin = "trl"
+    rows = "feedback"
+    examples = tuple({"prompt": q, "completion": good, "label": True} for q, good, _ in PAIRS)

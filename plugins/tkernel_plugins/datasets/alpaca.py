@@ -28,7 +28,7 @@ def sample_of(row: Row) -> Sample:
             raise BadRow("an empty text")
         return Sample(Conversation(()), text=asked)
     messages = [*_history(row), {"role": "user", "content": asked}]
-    replies = {"preference": ("chosen", "rejected")}.get(row.kind, ("response",))
+    replies: tuple[str, ...] = {"preference": ("chosen", "rejected")}.get(row.kind, ("response",))
     if row.kind == "prompt" and not str(row.get("response") or "").strip():
         replies = ()
     texts = [{"role": "assistant", "content": row.reply(name)} for name in replies]

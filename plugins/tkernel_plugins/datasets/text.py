@@ -41,6 +41,7 @@ class Text:
     name = "text"
     Options = RowOptions
     check = staticmethod(check_streaming)
+    rows = "text"
     kinds, unknown_names = TEXT.kinds, TEXT.unknown_names
 
     @hookimpl

@@ -11,13 +11,14 @@ from tkernel.types.conversation import Conversation
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
 from tkernel.types.requests import DatasetRequest
 from tkernel_plugins.data.options import RowOptions
-from tkernel_plugins.datasets import alpaca, openai, sharegpt, text
+from tkernel_plugins.datasets import alpaca, openai, sharegpt, text, trl
 
 FORMATS: Mapping[str, Any] = {
     "alpaca": alpaca.DATASET,
     "sharegpt": sharegpt.DATASET,
     "openai": openai.DATASET,
     "text": text.DATASET,
+    "trl": trl.DATASET,
 }
 
 ALPACA = [{"instruction": f"Question {n}?", "input": "", "output": f"Answer {n}."} for n in range(30)]

@@ -7,6 +7,9 @@ from typing import Any
 from tkernel.testing import DatasetContract
 
 
+CHAT = [{"role": "user", "content": "What is the number?"}]
+
+
 def liked_row(number: int) -> dict[str, Any]:
     return {
         "messages": [
@@ -51,3 +54,27 @@ class TestShareGPTFeedback(DatasetContract):
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 
     examples = [liked_row(number) for number in range(3)]
+
+
+class TestTRL(DatasetContract):
+    plugin = "trl"
+    columns = {"prompt": "prompt", "completion": "completion"}
+    examples = [{"prompt": f"What is {n} plus {n}?", "completion": f"It is {2 * n}."} for n in range(3)]
+
+
+class TestTRLPreference(DatasetContract):
+    plugin = "trl"
+    rows = "preference"
+    examples = [
+        {
+            "chosen": [*CHAT, {"role": "assistant", "content": f"It is {n}."}],
+            "rejected": [*CHAT, {"role": "assistant", "content": f"It is not {n}."}],
+        }
+        for n in range(3)
+    ]
+
+
+class TestTRLFeedback(DatasetContract):
+    plugin = "trl"
+    rows = "feedback"
+    examples = [{"prompt": CHAT, "completion": f"It is {n}.", "label": n == 1} for n in range(3)]
