@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import tk_demo_stage
@@ -78,6 +78,23 @@ class SumsOverAccumulatedSteps(Changed):
 
     def step(self, module, batch, custom):
         return super().step(module, batch, custom) * self.accumulated
+
+
+@dataclass(frozen=True)
+class PackingOptions:
+    neat_packing: bool = False
+
+
+@MUTANTS.breaks("test_samples_that_share_a_row_do_not_see_each_other")
+class PacksWithoutSeparation(Changed):
+    Options = PackingOptions
+
+    def encode(self, request, loaded):
+        samples = super().encode(request, loaded)
+        if not samples or not request.options.neat_packing:
+            return samples
+        ids, labels, weights = zip(*samples, strict=True)
+        return [(torch.cat(ids, dim=1), torch.cat(labels, dim=1), torch.cat(weights))]
 
 
 @MUTANTS.breaks("test_a_step_follows_the_gradient_of_that_loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,9 +127,13 @@ class StageContract(Contract):
         slots: Mapping[str, Any] | None = None,
         seed: int = 42,
         weights: Sequence[float] = (),
+        options: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> tuple[StageResult, list[dict[str, float]]]:
-        """Call the hook: its result, and the logs that a callback was given."""
+        """Call the hook: its result, and the logs that a callback was given.
+
+        `options` are fields of the stage's `Options` beside the suite's, `arguments` training arguments.
+        """
         bundle = self.bundle()
         output_dir.mkdir(exist_ok=True)
         recorder = _recorder()
@@ -137,7 +142,7 @@ class StageContract(Contract):
             self.renderer(bundle),
             train=(self.dataset(self.rows(train, weights)),) if train else (),
             eval=(self.dataset(self.rows(evaluate)),) if evaluate else (),
-            options=self.bound_options(),
+            options=self.bound_options(**(options or {})),
             arguments={**BASE, "output_dir": str(output_dir), **self.arguments, **arguments},
             output_dir=output_dir,
             seed=seed,
@@ -184,6 +189,20 @@ class StageContract(Contract):
         assert len(series[0]) == 3
         for other in series[1:]:
             assert other == pytest.approx(series[0], rel=1e-3, abs=2e-4)
+
+    def test_samples_that_share_a_row_do_not_see_each_other(self, tmp_path: Path) -> None:
+        """With `neat_packing`, and with `padding_free`, if the stage takes them: three steps over the same
+        samples have the losses of steps over samples that have a row each."""
+        declared = getattr(self.provider, "Options", None)
+        names = {field.name for field in dataclasses.fields(declared)} if declared else set()
+        taken = sorted(names & {"neat_packing", "padding_free"})
+        if not taken:
+            pytest.skip("the stage takes neither `neat_packing` nor `padding_free`")
+        arguments: dict[str, Any] = {"max_steps": 3, "per_device_train_batch_size": 4}
+        _, alone = self.run(tmp_path / "alone", **arguments)
+        for name in taken:
+            _, logs = self.run(tmp_path / name, options={name: True}, **arguments)
+            assert _losses(logs) == pytest.approx(_losses(alone), rel=1e-3, abs=2e-4), name
 
     def test_a_step_follows_the_gradient_of_that_loss(self, tmp_path: Path) -> None:
         """One step of plain SGD through the slot `optimizer` is one step of the independent loop."""

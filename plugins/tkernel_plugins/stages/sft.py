@@ -35,17 +35,17 @@ class SupervisedFineTuning:
     @hookimpl
     def train_stage(self, request: StageRequest) -> StageResult:
         """Check the arguments, prepare the data, train, evaluate, save."""
-        from tkernel_plugins.data.collator import SupervisedCollator
         from tkernel_plugins.data.prepare import prepare
+        from tkernel_plugins.training.arguments import build_arguments, resume_of
         from tkernel_plugins.training.joining import collator_for
         from tkernel_plugins.training.optimisation import optimizer_of
-        from tkernel_plugins.training.arguments import build_arguments, resume_of
         from tkernel_plugins.training.saving import padding_id, processing_class
         from tkernel_plugins.training.session import run
         from tkernel_plugins.training.trainer import SupervisedTrainer
 
         arguments = build_arguments(request)
         resume = resume_of(request)
+        collator = collator_for(request, self.rows, padding_id(request.bundle.tokenizer))
         prepared = prepare(request)
         trainer = SupervisedTrainer(
             request.bundle.module,
@@ -55,7 +55,7 @@ class SupervisedFineTuning:
             accuracy=request.options.compute_accuracy,
             train_dataset=prepared.train,
             eval_dataset=prepared.eval,
-            data_collator=SupervisedCollator(padding_id(request.bundle.tokenizer), media=request.media),
+            data_collator=collator,
             processing_class=processing_class(request.bundle, request.renderer),
         )
         return run(trainer, request, resume=resume, data=prepared.report.lines())

@@ -17,6 +17,7 @@ from tkernel.errors import Problem
 from tkernel.types.check import CheckRequest
 from tkernel_plugins.training.checkpoints import unfinished
 from tkernel_plugins.training.devices import no_accelerator
+from tkernel_plugins.training.joining import check_joining
 from tkernel_plugins.training.optimisation import check_optimizer, check_schedule
 from tkernel_plugins.training.reporting import missing_trackers, trackers
 
@@ -45,6 +46,7 @@ def check_training(request: CheckRequest, no_gpu: str | None = None) -> Iterator
     """
     arguments = request.arguments
     yield from _steps(request)
+    yield from check_joining(request)
     yield from _evaluation(request)
     yield from _best_model(request)
     yield from _precision(arguments, no_gpu)
