@@ -75,6 +75,12 @@ class LockMismatch(TkError):
     exit_code = 2
 
 
+class ProcessesDisagree(TkError):
+    """The processes of a distributed run are about to run different things; the message is the diff."""
+
+    exit_code = 2
+
+
 # -- choosing providers ----------------------------------------------------------------------------
 
 

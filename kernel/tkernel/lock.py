@@ -30,7 +30,8 @@ LIBRARIES = (
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 """Files that are too large to be hashed whole."""
 
-_SECTIONS = ("plan", "versions", "hashes", "seeds")
+SECTIONS = ("plan", "versions", "hashes", "seeds")
+"""What two runs are compared by, beside their settings."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def write_lock(path: str | os.PathLike[str], lock: Lock, plan: Plan) -> None:
         "schema": SCHEMA,
         "settings": {item.key: {"origin": item.origin, **_value(item.value)} for item in lock.settings},
         "choices": [asdict(choice) for choice in (*plan.choices, *plan.extensions)],
-        **{section: dict(getattr(lock, section)) for section in _SECTIONS},
+        **{section: dict(getattr(lock, section)) for section in SECTIONS},
     }
     target = Path(path)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -75,8 +76,8 @@ def read_lock(path: str | os.PathLike[str]) -> tuple[Lock | None, list[Problem]]
     elif content.get("schema") != SCHEMA:
         message = f"the lock has schema {content.get('schema')!r}, and this tk reads schema {SCHEMA}"
         hint = "Replay it with the version of tkernel that it names."
-    elif not all(isinstance(content.get(section), dict) for section in _SECTIONS):
-        message = f"the lock lacks one of {', '.join(_SECTIONS)}"
+    elif not all(isinstance(content.get(section), dict) for section in SECTIONS):
+        message = f"the lock lacks one of {', '.join(SECTIONS)}"
     if message is not None:
         return None, [Problem(message, str(path), hint=hint)]
     problems: list[Problem] = []
@@ -88,7 +89,7 @@ def read_lock(path: str | os.PathLike[str]) -> tuple[Lock | None, list[Problem]]
         else:
             message = f"{key} was an object given from Python, and a lock cannot give it again"
             problems.append(Problem(message, origin, key, "Run it from Python, with the object."))
-    return Lock(tuple(settings), *(content[section] for section in _SECTIONS)), problems
+    return Lock(tuple(settings), *(content[section] for section in SECTIONS)), problems
 
 
 def compare(lock: Lock, now: Lock) -> list[str]:
@@ -97,7 +98,7 @@ def compare(lock: Lock, now: Lock) -> list[str]:
     Settings are not compared: a replay takes them from the lock, and an override of one is meant.
     """
     lines = []
-    for section in _SECTIONS:
+    for section in SECTIONS:
         locked, found = getattr(lock, section), getattr(now, section)
         for key in sorted({*locked, *found}):
             if locked.get(key) != found.get(key):

@@ -14,6 +14,7 @@ from typing import Any
 from tkernel import lock
 from tkernel.errors import TkError
 from tkernel.planning import FOR_TRAINING, InMemory, Session, open_session
+from tkernel.processes import agree, world
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
 from tkernel.types.engine import Engine
@@ -74,6 +75,7 @@ def run(
 def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
     """Run the training stage of a session, from loading the model to saving the result."""
     output_dir = claim_output_dir(session)
+    agree(session.lock)
     request = stage_request(session, output_dir)
     for callback in callbacks:
         request.slots.put("callbacks", callback, by="tkernel.run(callbacks=...)")
@@ -137,7 +139,7 @@ def claim_output_dir(session: Session) -> Path | None:
             hint="Choose another output_dir, or set `overwrite_output_dir: true`, or continue that run "
             "with `resume_from_checkpoint: true`.",
         )
-    if os.environ.get("RANK", "0") != "0":  # the first process of a distributed run writes for all
+    if world()[0] != 0:  # the first process of a distributed run writes for all
         return folder
     now = session.lock()
     try:

@@ -9,6 +9,7 @@ import typer
 from tkernel.cli.arguments import split_file
 from tkernel.cli.screen import show_notes, show_result
 from tkernel.pipeline import FOR_TRAINING, open_session, train
+from tkernel.processes import world
 
 Plugins = Annotated[
     list[str] | None,
@@ -30,5 +31,9 @@ def run(
     """
     path, overrides = split_file(file, ctx.args)
     session = open_session(path, overrides=overrides, plugins=plugin or (), needs=FOR_TRAINING)
-    show_notes(session)
-    show_result(train(session))
+    first = world()[0] == 0
+    if first:
+        show_notes(session)
+    result = train(session)
+    if first:
+        show_result(result)
