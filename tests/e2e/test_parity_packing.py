@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_a_neat_packed_step_has_the_loss_of_its_samples_alone(
     assert len(trained) == 2
     for row in trained:
         starts = [*row["position_ids"][0].eq(0).nonzero().flatten().tolist(), row["input_ids"].shape[1]]
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             ids, labels = row["input_ids"][:, start:end], row["labels"][:, start + 1 : end]
             learned = int(labels.ne(-100).sum())
             if learned:
