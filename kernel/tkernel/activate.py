@@ -193,7 +193,7 @@ class Active:
             for slot, writers in request.slots.unread().items():
                 raise SlotError(
                     f"{self._entries[choice]} did not read the slot {slot!r} of {hook}, which {writers} filled.",
-                    hint=f"Take {writers} out of `plugins:`, or choose another {choice.kind}.",
+                    hint=f"Leave {writers} out, or choose another {choice.kind}.",
                 )
         return result
 

@@ -23,6 +23,7 @@ from tkernel.pins import (
     Wanted,
     blocked_by,
     is_of,
+    preference,
     resolve,
     same_distribution,
 )
@@ -170,7 +171,8 @@ class _Chooser:
                 continue
             ways = [f"`{KEYS[e.kind]}: {e.base}`" for e in pin.entries if e.kind in KEYS]
             ways += [f"a model of type {e.base}" for e in pin.entries if e.kind == "model"]
-            ways += [f"`plugins: [extension:{e.name}]`" for e in pin.entries if e.kind == "extension"]
+            named = [f"extension:{e.name}" for e in pin.entries if e.kind == "extension"]
+            ways += [preference(name, pin.wanted.origin) for name in named]
             hint = f"It would be used with {' or '.join(dict.fromkeys(ways))}." if ways else None
             if {e.kind for e in pin.entries} == {"command"}:
                 hint = f"It is a command: tk {pin.entries[0].name}"
@@ -328,9 +330,9 @@ def _columns(name: str) -> str:
 def _ambiguous(hits: Sequence[Entry], origin: str | None) -> AmbiguousProvider:
     owners = " and ".join(dict.fromkeys(e.owner for e in hits))
     names = " and ".join(dict.fromkeys(f"{e.kind}:{e.name}" for e in hits))
-    hint = "Take one of them out of `plugins:`."
+    hint = "Prefer only one of them."
     if not any(e.door or e.variant for e in hits):
         key = KEYS.get(hits[0].kind)
         specs = [f"{e.distribution}:{e.name}" for e in hits]
-        hint = f"Write {' or '.join(f'`{key}: {s}`' if key else f'`plugins: [{s}]`' for s in specs)}."
+        hint = f"Write {' or '.join(f'`{key}: {s}`' if key else preference(s, origin) for s in specs)}."
     return AmbiguousProvider(f"{names} can be answered by {owners}.", hint=hint, origin=origin)

@@ -98,7 +98,7 @@ def broken(entry: Entry, error: BaseException) -> BrokenPlugin:
 
 def _remedy(entry: Entry) -> str:
     if entry.door is not None:
-        return f"Mend {entry.door}, or take it out of `plugins:`."
+        return f"Mend {entry.door}, or leave it out."
     if entry.distribution == PROJECT:
         return f"Run: pip install --force-reinstall {PROJECT}"
     return f"Upgrade it: pip install --upgrade {entry.distribution}; or block it: --plugin no:{entry.distribution}"

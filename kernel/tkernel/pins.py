@@ -138,6 +138,11 @@ def _unknown_pin(wanted: Wanted, spec: str, index: Index, blocked: Mapping[Entry
     return NoProvider(f"no installed plugin or distribution is named {spec!r}.", origin=origin, hint=hint)
 
 
+def preference(name: str, origin: str | None) -> str:
+    """How `name` is preferred, in the spelling of who wrote something at `origin`."""
+    return f"`--plugin {name}`" if origin == "--plugin" else f"`plugins: [{name}]`"
+
+
 def same_distribution(distribution: str, spelled: str) -> bool:
     """Whether `spelled` is this distribution's name, as pip compares names."""
     return normalise(distribution) == normalise(spelled)

@@ -13,7 +13,8 @@ from typing import Any
 
 from tkernel import lock
 from tkernel.errors import TkError
-from tkernel.planning import FOR_TRAINING, InMemory, Session, open_session
+from tkernel.memory import InMemory, listed, wrong
+from tkernel.planning import FOR_TRAINING, Session, open_session
 from tkernel.processes import agree, world
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
@@ -68,6 +69,10 @@ def run(
         tkernel.run({"model_name_or_path": "my-model", "dataset": "rows.jsonl", "output_dir": "out"})
     """
     objects = InMemory(model, tokenizer, processor, train_dataset, eval_dataset)
+    callbacks = listed("callbacks", callbacks, "`transformers.TrainerCallback` instances")
+    for callback in callbacks:
+        if not callable(callback) and not any(name.startswith("on_") for name in dir(callback)):
+            raise wrong("one of callbacks", callback, "a `transformers.TrainerCallback`")
     session = open_session(config, overrides=overrides, plugins=plugins, objects=objects, needs=FOR_TRAINING)
     return train(session, callbacks)
 

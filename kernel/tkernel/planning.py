@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from tkernel.facts import memory_facts, read_facts
 from tkernel.hookspecs import KINDS
 from tkernel.hub import ModelNotFound, hub_folder, is_hub_id, near_path
 from tkernel.index import Index, read_index
+from tkernel.memory import InMemory, listed, rows_in_memory, wrong
 from tkernel.pins import DatasetWanted, Pins, Selection, Wanted, use_names
 from tkernel.references import digest, find_function
+from tkernel.shape import implementations
 from tkernel.trace import Trace
 from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts
@@ -38,17 +40,6 @@ FOR_TRAINING = ("model_name_or_path", "dataset", "output_dir")
 
 IN_MEMORY = "plugins=[...]"
 """The origin of plugin objects that a notebook gives."""
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """Objects that a notebook gives instead of names; None where the settings name them."""
-
-    model: Any = None
-    tokenizer: Any = None
-    processor: Any = None
-    train_dataset: Any = None
-    eval_dataset: Any = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +130,8 @@ def open_session(
         LockMismatch: `config` is a lock, and something is not what it was.
     """
     objects = objects or InMemory()
-    overrides, plugins = ([x] if isinstance(x, str) else x for x in (overrides, plugins))
+    overrides = listed("overrides", overrides, "words, `key=value`")
+    plugins = listed("plugins", plugins, "names or plugin objects")
     settings = settle(config, overrides, environ)
     run, problems = run_options(settings)
     if settings or not settings.problems:  # a file that cannot be read has no keys to miss
@@ -252,9 +244,7 @@ def find_datasets(
 ) -> tuple[tuple[DatasetEntry, ...], list[Problem]]:
     """The entries of `dataset` or `eval_dataset`."""
     if data is not None:
-        rows = list(data) if isinstance(data, Iterator) else data  # its columns are read before its rows
-        columns = getattr(rows, "column_names", None) or next(iter(rows), {})
-        seen = tuple(map(str, columns)) if isinstance(columns, list | dict) else ()
+        rows, seen = rows_in_memory("train_dataset" if key == "dataset" else key, data)
         return (DatasetEntry(name=key, location="memory", source="memory", data=rows, seen=seen),), []
     names = getattr(run, key)
     if not names:
@@ -278,6 +268,9 @@ def find_pins(run: RunOptions, settings: Settings, plugins: Sequence[Any]) -> tu
         if isinstance(plugin, str):
             wanted.append(Wanted(plugin, "--plugin"))
         else:
+            if not implementations(plugin):
+                hint = "Put @hookimpl on a method of its class."
+                raise wrong("one of plugins", plugin, "a name, or an object with a hook,", hint)
             door = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
             objects.append(object_entry(plugin, door, door))
             wanted.append(Wanted(door, IN_MEMORY))

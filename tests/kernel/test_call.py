@@ -214,7 +214,7 @@ def test_two_writers_of_one_slot_are_both_named(site: Site) -> None:
         call(active_of(site, "one", "two"), "stage", stage_request())
     assert str(caught.value) == (
         "slot 'optimizer' of train_stage was written by 'one' and again by 'two'; it takes one value\n"
-        "  Take one of the two out of `plugins:`: one or two."
+        "  Leave one of the two out: one or two."
     )
 
 
@@ -223,7 +223,7 @@ def test_a_slot_that_nobody_reads_is_an_error(site: Site) -> None:
         call(active_of(site, "one"), "stage", stage_request())
     assert str(caught.value) == (
         "stage:sft of tkernel 1.0.0 did not read the slot 'optimizer' of train_stage, which one filled.\n"
-        "  Take one out of `plugins:`, or choose another stage."
+        "  Leave one out, or choose another stage."
     )
 
 

@@ -229,6 +229,15 @@ def test_preferring_or_blocking_a_distribution_settles_a_tie(site: Site) -> None
     assert chosen(plan_of(site, "no:tk-other", finetuning_type=wanted), "adapter")[1] == "tkernel"
 
 
+def test_a_hint_is_spelled_as_the_preference_was_written(site: Site) -> None:
+    site.built_ins()
+    site.distribution("tk-a", {"extension": {"loud": "E"}})
+    site.distribution("tk-b", {"extension": {"loud": "E"}})
+    wanted = Pins((Wanted("loud", "--plugin"),))
+    errors = choose(Selection(), LLAMA, site.index, wanted, static(site))[1]
+    assert "Write `--plugin tk-a:loud` or `--plugin tk-b:loud`." in str(errors[0])
+
+
 def test_two_preferred_equals_are_an_error(site: Site) -> None:
     site.built_ins()
     site.distribution("tk-a", {"adapter": {"lora.a": "A"}})
@@ -236,7 +245,7 @@ def test_two_preferred_equals_are_an_error(site: Site) -> None:
     (error,) = errors_of(site, "a", "b")
     assert str(error) == (
         "train.yaml:9: adapter:lora.a and adapter:lora.b can be answered by tk-a 0.1 and tk-b 0.1.\n"
-        "  Take one of them out of `plugins:`."
+        "  Prefer only one of them."
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tkernel.config.read import Setting, parse_value, read_file
-from tkernel.errors import Problem
+from tkernel.errors import Problem, UsageError
 
 ENVIRONMENT_PREFIX = "TK_ARG_"
 COMMAND_LINE = "command line"
@@ -69,8 +69,13 @@ def settle(
     base: list[Setting] = []
     if isinstance(source, Mapping):
         base = [Setting(str(key), value, "settings") for key, value in source.items()]
-    elif source is not None:
+    elif isinstance(source, str | os.PathLike):
         base, problems = _from_file(source)
+    elif source is not None:
+        raise UsageError(f"a {type(source).__name__} is no configuration: give a file or a mapping of keys")
+    for word in overrides:
+        if not isinstance(word, str):
+            raise UsageError(f"{word!r} is no override: write text, `key=value`")
     words, unreadable = _from_words(overrides)
     environment = _from_environment(os.environ if environ is None else environ)
     return Settings([base, environment, words], [*problems, *unreadable])

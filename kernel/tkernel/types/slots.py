@@ -45,7 +45,7 @@ class Slots:
             raise SlotError(
                 f"slot {name!r} of {self.hook} was written by {written[0][0]!r} and again by {by!r}; "
                 "it takes one value",
-                hint=f"Take one of the two out of `plugins:`: {written[0][0]} or {by}.",
+                hint=f"Leave one of the two out: {written[0][0]} or {by}.",
             )
         written.append((by, value))
 
