@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tkernel.errors import TkError
@@ -42,7 +43,7 @@ class SegmentEncoder:
         self._normalized = any(getattr(token, "normalized", False) for token in self._special.values())
         longest_first = sorted(filter(None, self._special), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._constant: dict[str, list[int]] = {}
+        self._constant: dict[tuple[str, bool], array[int]] = {}
 
     def token_id(self, text: str) -> int:
         """The id of the token named `text`.
@@ -61,27 +62,32 @@ class SegmentEncoder:
 
     def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
         """The ids of each segment, in order."""
-        texts: dict[str, list[int]] = {}
-        plans: list[tuple[str, list[int] | None]] = []
+        return [ids.tolist() for ids in self.arrays(segments)]
+
+    def arrays(self, segments: Sequence[Segment]) -> list[array[int]]:
+        """The same, the ids as C integers: a list of them is slow to copy."""
+        texts: dict[str, array[int]] = {}
+        known: list[array[int] | None] = []
         for segment in segments:
-            if segment.special:
-                plans.append(("", [self._special_id(segment.text)]))
-            elif not segment.typed and segment.text in self._constant:
-                plans.append(("", self._constant[segment.text]))
+            if not segment.typed and (segment.text, segment.special) in self._constant:
+                known.append(self._constant[segment.text, segment.special])
+            elif segment.special:
+                ids = array("i", [self._special_id(segment.text)])
+                known.append(self._constant.setdefault((segment.text, True), ids))
             elif segment.typed and self._spells_special(segment):
-                plans.append(("", self._guarded(segment)))
+                known.append(array("i", self._guarded(segment)))
             else:
-                texts[segment.text] = []
-                plans.append((segment.text, None))
-        for text, ids in zip(texts, self._batch(list(texts)), strict=True):
-            texts[text] = ids
+                texts[segment.text] = array("i")
+                known.append(None)
+        for text, values in zip(texts, self._batch(list(texts)), strict=True):
+            texts[text].fromlist(values)
         encoded = []
-        for segment, (text, known) in zip(segments, plans, strict=True):
-            ids = texts[text] if known is None else known
-            if known is None and not segment.typed and len(self._constant) < _CACHE_LIMIT:
-                self._constant[text] = ids
-            elif known is None and self._normalized and segment.typed and not self._only_own(segment, ids):
-                ids = self._guarded(segment)
+        for segment, own in zip(segments, known, strict=True):
+            ids = texts[segment.text] if own is None else own
+            if own is None and not segment.typed and len(self._constant) < _CACHE_LIMIT:
+                self._constant[segment.text, False] = ids
+            elif own is None and self._normalized and segment.typed and not self._only_own(segment, ids):
+                ids = array("i", self._guarded(segment))
             encoded.append(ids)
         return encoded
 
@@ -91,16 +97,18 @@ class SegmentEncoder:
         token_id = self.tokenizer.convert_tokens_to_ids(text)
         return self.token_id(text) if token_id is None else int(token_id)
 
-    def _batch(self, texts: list[str]) -> list[list[int]]:
+    def _batch(self, texts: list[str]) -> Iterator[list[int]]:
         """Each text as the tokenizer encodes it, without special tokens added around it."""
         if self._backend is None:
-            return [list(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+            yield from (list(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+            return
         # transformers leaves the settings of its last call on the backend.
         if self._backend.truncation is not None:
             self._backend.no_truncation()
         if self._backend.padding is not None:
             self._backend.no_padding()
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        # One by one: a list of ids that is read while it is fresh is in the processor's cache.
+        yield from (e.ids for e in self._backend.encode_batch_fast(texts, add_special_tokens=False))
 
     def _spells_special(self, segment: Segment) -> bool:
         """Whether a special token's text lies in, or reaches into, text of the data."""
@@ -110,7 +118,7 @@ class SegmentEncoder:
             for start, end in segment.typed
         )
 
-    def _only_own(self, segment: Segment, ids: list[int]) -> bool:
+    def _only_own(self, segment: Segment, ids: Iterable[int]) -> bool:
         """Whether the special tokens among `ids` are as many as the template itself wrote."""
         return sum(i in self._special_ids for i in ids) == sum(1 for _ in self._own_tokens(segment))
 

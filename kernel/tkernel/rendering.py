@@ -5,7 +5,9 @@ Text, ids, labels, spans and prompts are folds over the same segments, so they c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,7 +21,6 @@ IGNORED = -100
 """The label of a token from which nothing is learned."""
 
 TurnsOf = Callable[[Conversation], list[Turn]]
-Ids = tuple[list[int], list[int]]
 
 
 def exchanges(conversation: Conversation) -> list[tuple[tuple[Message, ...], Message]]:
@@ -135,16 +136,35 @@ class SegmentRenderer:
                 f"template {self.name!r} cannot train on prompts: its replies end where the next prompt begins",
                 hint="Leave `train_on_prompt` out, or choose another template.",
             )
+        flat = self.flat(conversations, mask_history=mask_history)
+        # With masked history the last turn matters most.
+        cut = partial(truncate, truncation=truncation, last_first=mask_history, ends=self.efficient_eos)
+        whole = (flat.conversation(number, train_on_prompt) for number in range(len(conversations)))
+        return [piece for one in whole for piece in cut(one, cutoff_len)]
+
+    def flat(self, conversations: Sequence[Conversation], *, mask_history: bool = False) -> Flat:
+        """The same whole, in one array: for encoding many, where a list for each costs as much as its tokens."""
         turns_of = self._last_turns_of if mask_history else self._turns_of
         batch = [turns_of(conversation) for conversation in conversations]
-        end = [self._encoder.token_id(self.tokenizer.eos_token)] if self.efficient_eos else []
-        whole = [
-            _join(turns, ids, end, train_on_prompt, mask_history)
-            for turns, ids in zip(batch, self._ids(batch), strict=True)
-        ]
-        # With masked history the last turn matters most.
-        cut = partial(truncate, truncation=truncation, last_first=mask_history, ends=bool(end))
-        return [piece for one in whole for piece in cut(one, cutoff_len)]
+        segments = [s for turns in batch for turn in turns for s in (*turn.prompt, *turn.reply)]
+        encoded = iter(self._encoder.arrays(segments))
+        flat = Flat(self._encoder.token_id(self.tokenizer.eos_token) if self.efficient_eos else None)
+        for turns in batch:
+            for number, turn in enumerate(turns, start=1):
+                trained = not mask_history or number == len(turns)
+                flat.starts.append(len(flat.ids))
+                for _ in turn.prompt:
+                    flat.ids += next(encoded)
+                flat.middles.append(len(flat.ids))
+                for _ in turn.reply:
+                    flat.ids += next(encoded)
+                flat.trained.append(trained if turn.trained is None else turn.trained)
+                flat.weights.append(turn.weight)
+            if flat.end is not None:
+                flat.ids.append(flat.end)
+            flat.turns.append(len(flat.starts))
+        flat.starts.append(len(flat.ids))
+        return flat
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Ids of all that comes before the reply to the last user or tool message.
@@ -169,55 +189,41 @@ class SegmentRenderer:
         *earlier, last = self._last_turns_of(conversation)
         return [segment for turn in earlier for segment in (*turn.prompt, *turn.reply)] + list(last.prompt)
 
-    def _ids(self, batch: Sequence[list[Turn]]) -> Iterator[list[Ids]]:
-        """`(prompt ids, reply ids)` of every turn of every conversation, tokenised in one go."""
-        segments = [s for turns in batch for turn in turns for s in (*turn.prompt, *turn.reply)]
-        encoded = iter(self._encoder.encode(segments))
-        for turns in batch:
-            yield [(_take(encoded, turn.prompt), _take(encoded, turn.reply)) for turn in turns]
 
+@dataclass(slots=True)
+class Flat:
+    """Whole conversations, one after the other, as one array of ids.
 
-def _take(encoded: Iterator[list[int]], segments: Sequence[Segment]) -> list[int]:
-    """The ids of the next `len(segments)` segments, joined."""
-    ids: list[int] = []
-    for _ in segments:
-        ids += next(encoded)
-    return ids
-
-
-def _join(
-    turns: Sequence[Turn], ids: Sequence[Ids], end: list[int], train_on_prompt: bool, mask_history: bool
-) -> Encoded:
-    """One conversation whole: ids, labels, spans and weights.
-
-    `end` is the end-of-sequence id where it ends replies instead of a terminator, else empty.
+    Turn `t` has its prompt at `starts[t]:middles[t]` and its reply at `middles[t]:starts[t + 1]`, of which
+    `trained[t]` says whether it is learned, with `weights[t]`. Conversation `n` has the turns
+    `turns[n]:turns[n + 1]`. `end` is the id that ends conversations (it belongs to the last reply) and, as a
+    label of the next prompt's first token, earlier replies; None where replies have their own terminator.
     """
-    input_ids: list[int] = []
-    labels: list[int] = []
-    weights: list[float] = []
-    spans: list[tuple[int, int, int, str]] = []
-    last = len(turns) - 1
-    weighted = any(turn.weight != 1.0 for turn in turns)
-    # What ends the reply before, if that is learned: the label of the next prompt's first token.
-    ended: int | None = None
-    for number, (turn, (prompt, reply)) in enumerate(zip(turns, ids, strict=True)):
-        trained = turn.trained if turn.trained is not None else not mask_history or number == last
-        start = len(input_ids)
-        middle = start + len(prompt)
-        input_ids += prompt
-        input_ids += reply
-        labels += prompt if train_on_prompt else [IGNORED] * len(prompt)
-        labels += reply if trained else [IGNORED] * len(reply)
-        if weighted:
-            weights += [1.0] * len(prompt) + [turn.weight] * len(reply)
-        if ended is not None and prompt:
-            labels[start] = ended
-            weights[start : start + 1] = [turns[number - 1].weight] * weighted
-        ended = end[0] if end and trained else None
-        spans += [(start, middle, number, "prompt"), (middle, len(input_ids), number, "reply")]
-    if end:
-        input_ids += end
-        labels.append(IGNORED if ended is None else ended)
-        weights += [turns[-1].weight] * weighted
-        spans[-1] = (middle, len(input_ids), last, "reply")
-    return Encoded(input_ids, labels, spans, weights if weighted else None)
+
+    end: int | None = None
+    ids: array[int] = field(default_factory=partial(array, "i"))
+    starts: list[int] = field(default_factory=list)
+    middles: list[int] = field(default_factory=list)
+    trained: list[bool] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    turns: list[int] = field(default_factory=lambda: [0])
+
+    def conversation(self, number: int, train_on_prompt: bool = False) -> Encoded:
+        """Ids, labels, spans and weights of conversation `number`."""
+        first, last = self.turns[number], self.turns[number + 1]
+        start = self.starts[first]
+        input_ids = self.ids[start : self.starts[last]].tolist()
+        labels, weights, spans = [IGNORED] * len(input_ids), [1.0] * len(input_ids), []
+        for turn in range(first, last):
+            begin, middle = self.starts[turn] - start, self.middles[turn] - start
+            stop = self.starts[turn + 1] - start
+            if train_on_prompt:
+                labels[begin:middle] = input_ids[begin:middle]
+            if self.trained[turn]:
+                labels[middle:stop] = input_ids[middle:stop]
+            weights[middle:stop] = [self.weights[turn]] * (stop - middle)
+            if self.end is not None and turn > first and self.trained[turn - 1] and begin < middle:
+                labels[begin], weights[begin] = self.end, self.weights[turn - 1]
+            spans += [(begin, middle, turn - first, "prompt"), (middle, stop, turn - first, "reply")]
+        weighted = any(weight != 1.0 for weight in self.weights[first:last])
+        return Encoded(input_ids, labels, spans, weights if weighted else None)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tkernel.errors import DataError
+from tkernel.rendering import Flat, SegmentRenderer
 from tkernel.truncation import truncate
 from tkernel.types.conversation import Conversation
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Encoded, Renderer
 from tkernel_plugins.data.canonical import MEDIA, conversations
 from tkernel_plugins.data.media_places import MediaPlaces, expanded, has_media, left_of, references
+from tkernel_plugins.data.plain import plain_samples
 from tkernel_plugins.data.samples import (
     CANNOT_RENDER,
     NOTHING_TO_LEARN,
@@ -74,20 +76,71 @@ class SupervisedEncoder:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The samples of the rows of `table`, in their order."""
-        origins, given = origins_of(table), conversations(table)
-        results = encode_rows(lambda rows: self._encode([given[row] for row in rows]), origins, self.strict)
+        import numpy as np
+        import pyarrow as pa
+
+        given, features = conversations(table), self.features
+        written, flat = self._flat(given)
+        if flat is None:
+            return self._one_by_one(table, given, range(len(given)), self._encode)[0]
+        how = {"cutoff_len": self.cutoff_len, "train_on_prompt": self.train_on_prompt}
+        samples, plain = plain_samples(flat, table, features, **how)
+        others = [row for row, right in enumerate(plain.tolist()) if not right or has_media(given[row])]
+        if not others:
+            return samples
+
+        def encode(rows: Sequence[int], given: Sequence[Conversation]) -> list[list[Encoded]]:
+            whole = [flat.conversation(row, self.train_on_prompt) for row in rows]
+            return [
+                self._pieces(*parts) for parts in zip(given, [written[r] for r in rows], whole, strict=True)
+            ]
+
+        rest, owners = self._one_by_one(table, given, others, encode)
+        kept = np.setdiff1d(np.arange(len(given)), others)
+        order = np.argsort(np.concatenate([kept, owners]), kind="stable")
+        return pa.concat_tables([samples.take(kept), rest]).take(order)
+
+    def _flat(self, given: Sequence[Conversation]) -> tuple[list[Conversation], Flat | None]:
+        """The conversations with their media, and all of them encoded; None if one is bad, or if the renderer
+        gives one by one only."""
+        if not isinstance(self.renderer, SegmentRenderer) or not given:
+            return [], None
+        if self.train_on_prompt and self.renderer.efficient_eos:
+            return [], None
+        try:
+            written = [expanded(conversation, self.media) for conversation in given]
+            return written, self.renderer.flat(written, mask_history=self.mask_history)
+        except DataError:
+            return [], None
+
+    def _one_by_one(
+        self,
+        table: pa.Table,
+        given: Sequence[Conversation],
+        rows: Sequence[int],
+        encode: Callable[[Sequence[int], Sequence[Conversation]], list[list[Encoded]]],
+    ) -> tuple[pa.Table, list[int]]:
+        """The samples of `rows`, and of which row each is."""
+        every = origins_of(table)
+        origins = [every[row] for row in rows]
+        results = encode_rows(
+            lambda numbers: encode([rows[n] for n in numbers], [given[rows[n]] for n in numbers]),
+            origins,
+            self.strict,
+        )
         samples: list[dict[str, Any]] = []
-        long = []
-        for conversation, origin, result in zip(given, origins, results, strict=True):
-            for sample in self._samples(conversation, result, origin):
+        owners, long = [], []
+        for row, origin, result in zip(rows, origins, results, strict=True):
+            for sample in self._samples(given[row], result, origin):
                 samples.append(sample)
+                owners.append(row)
                 if sample["reason"] == TOO_LONG:
                     long.append(rejection(origin, sample["detail"]))
         refuse_long(long, self.truncation)
         features = self.features
-        return table_of({name: [sample[name] for sample in samples] for name in features}, features)
+        return table_of({name: [sample[name] for sample in samples] for name in features}, features), owners
 
-    def _encode(self, given: Sequence[Conversation]) -> list[list[Encoded]]:
+    def _encode(self, rows: Sequence[int], given: Sequence[Conversation]) -> list[list[Encoded]]:
         """The pieces of each conversation."""
         written = [expanded(conversation, self.media) for conversation in given]
         whole = self.renderer.encode(
