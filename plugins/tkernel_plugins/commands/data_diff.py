@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tkernel import pipeline
-from tkernel.errors import UsageError
+from tkernel.errors import UnusedPlugin, UsageError
 from tkernel.pipeline import Session
 from tkernel.types.dataset import LoadedDataset
 from tkernel.types.requests import StageRequest
@@ -39,7 +39,6 @@ class Compared:
 
 
 def show_difference(
-    session: Session,
     file: str | None,
     overrides: Sequence[str],
     plugins: Sequence[str],
@@ -55,13 +54,15 @@ def show_difference(
 
     With one template, the other is the one of the configuration.
     """
+    opened = Sessions(file, overrides, plugins)
+    session = opened.of(None)
     kind = kind_of(session)
     if kind == "text":
-        raise UsageError("stage pt learns plain text, which no template renders", hint="Leave --diff out.")
-    names = templates if templates[1] is not None else (session.choice("template").name, templates[0])
-    comparing = Comparing(
-        [_rendering(file, overrides, plugins, str(name)) for name in names], [str(n) for n in names], kind
-    )
+        raise UsageError("this stage learns plain text, which no template renders", hint="Leave --diff out.")
+    first, second = templates
+    names = (first, second) if second is not None else (session.choice("template").name, first)
+    comparing = Comparing([_rendering(opened.of(name)) for name in names], names, kind)
+    opened.refuse_unused()
     entries = session.evaluation if split == "eval" else session.train
     found: Iterator[Found]
     if index is not None:
@@ -79,7 +80,41 @@ def show_difference(
     else:
         if index is None and row is None:
             shown = None
-    _show(shown, count, comparing.names, file or "the command line", as_json, html)
+    _show(shown, count, names, file or "the command line", as_json, html)
+
+
+class Sessions:
+    """The same run with one template or another; a plugin need be of use with one of them only."""
+
+    def __init__(self, file: str | None, overrides: Sequence[str], plugins: Sequence[str]) -> None:
+        self._file, self._overrides, self._plugins = file, overrides, plugins
+        self._refused: dict[str, UnusedPlugin] = {}
+        self._used: set[str] = set()
+
+    def of(self, template: str | None) -> Session:
+        """The run with `template`, or as it is configured."""
+        overrides = list(self._overrides) + ([f"template={template}"] if template is not None else [])
+        try:
+            session = session_of(self._file, overrides, self._plugins)
+        except UnusedPlugin as error:
+            for number, plugin in enumerate(self._plugins):
+                rest = [*self._plugins[:number], *self._plugins[number + 1 :]]
+                try:
+                    session = session_of(self._file, overrides, rest)
+                except UnusedPlugin:
+                    continue
+                self._refused[plugin] = error
+                self._used.update(rest)
+                return session
+            raise
+        self._used.update(self._plugins)
+        return session
+
+    def refuse_unused(self) -> None:
+        """Raise the error about a plugin that no session had a use for."""
+        for plugin, error in self._refused.items():
+            if plugin not in self._used:
+                raise error
 
 
 class Comparing:
@@ -109,11 +144,8 @@ class Comparing:
         return Compared(found.dataset, row["origin"], differences)
 
 
-def _rendering(
-    file: str | None, overrides: Sequence[str], plugins: Sequence[str], template: str
-) -> StageRequest:
-    """The stage's request with another template, and without rows."""
-    session = session_of(file, [*overrides, f"template={template}"], plugins)
+def _rendering(session: Session) -> StageRequest:
+    """The stage's request without its rows."""
     bundle = pipeline.load_model(session, weights=False)
     renderer = pipeline.render_template(session, bundle)
     media = pipeline.process_media(session, bundle)

@@ -13,8 +13,6 @@ from tkernel.cli.run import Plugins
 from tkernel.errors import TkError
 from tkernel_plugins.commands.data_run import prepared_run, session_of
 
-REPORT = "data_report.json"
-
 
 def prepare(
     ctx: typer.Context,
@@ -25,19 +23,27 @@ def prepare(
 ) -> None:
     """Prepare the data of a run without training, so that the run finds it in the cache.
 
-    FILE is prepared as `tk run` prepares it, without loading weights; `key=value` overrides it. The report
-    is saved to --report, else to data_report.json in `output_dir` if that is set.
+    FILE is prepared as `tk run` prepares it, without loading weights; `key=value` overrides it. Of a stream one
+    pass is read, so that mistakes in it are found now; nothing of it is kept. The report is saved to --report, else to data_report.json in `output_dir` if that is set.
 
     Example:  tk data prepare train.yaml --report report.json
     """
     path, overrides = split_file(file, ctx.args)
     session = session_of(path, overrides, plugin or ())
     run = prepared_run(session, path)
+    from tkernel_plugins.data.prepare import REPORT
+    from tkernel_plugins.data.progress import Progress
+    from tkernel_plugins.data.report import PreparationReport
+
+    if not hasattr(run.prepared.train, "num_rows") and run.prepared.train is not None:
+        with Progress("read the stream", None) as progress:
+            for _ in run.prepared.train:
+                progress.advance(1)
     values = run.prepared.report.to_json()
     if as_json:
         print(json.dumps(values))
     else:
-        for line in run.prepared.report.lines():
+        for line in PreparationReport.lines(run.prepared.report):
             print(line)
     folder = session.options.output_dir
     target = report if report is not None else Path(folder) / REPORT if folder is not None else None

@@ -38,9 +38,15 @@ def stats(
     from tkernel_plugins.data.look.on_terminal import show, width
     from tkernel_plugins.data.look.statistics import statistics_of
     from tkernel_plugins.data.look.statistics_text import draw, statistics_json, statistics_lines
+    from tkernel_plugins.training.epoch import plan_batches
 
     processes = world_size or int(os.environ.get("WORLD_SIZE") or 1)
-    found = statistics_of(run.request, run.prepared, run.kind, processes)
+    found = statistics_of(
+        run.request,
+        run.prepared,
+        run.kind,
+        lambda lengths: plan_batches(run.request, run.kind, lengths, processes),
+    )
     if as_json:
         values = {"file": run.file, "rows": run.kind, "template": run.request.renderer.name}
         print(json.dumps({**values, **statistics_json(found)}))

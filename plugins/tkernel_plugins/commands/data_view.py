@@ -65,11 +65,17 @@ def view(
     if diff is not None:
         from tkernel_plugins.commands.data_diff import show_difference
 
-        session = session_of(path, overrides, plugin or ())
         show_difference(
-            session, path, overrides, plugin or (), (diff, second), row=row, split=split, as_json=as_json, html=html,
+            path,
+            overrides,
+            plugin or (),
+            (diff, second),
             index=index if "index" in _given(ctx) else None,
-        )  # fmt: skip
+            row=row,
+            split=split,
+            as_json=as_json,
+            html=html,
+        )
         return
     from tkernel_plugins.data.look.looking import Looking
 

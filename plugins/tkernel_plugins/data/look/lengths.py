@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Lengths:
     tokens: int
     rows: tuple[np.ndarray[Any, Any], ...]
     packed: bool
+    stream: bool = False
 
     @property
     def longest(self) -> np.ndarray[Any, Any]:
@@ -43,8 +45,8 @@ class Lengths:
         return np.concatenate(self.rows, axis=1).max(axis=1)  # type: ignore[no-any-return]
 
 
-def lengths_of(split: Any, kind: str, each: Any = None) -> Lengths:
-    """The lengths in a `datasets.Dataset` or `IterableDataset` of prepared samples.
+def lengths_of(split: Any, kind: str, each: Callable[[int], None] | None = None) -> Lengths:
+    """The lengths in a split of prepared samples; a stream is passed over once.
 
     Args:
         each: called with a number of rows whenever so many are counted.
@@ -83,11 +85,19 @@ def lengths_of(split: Any, kind: str, each: Any = None) -> Lengths:
             for found, columns in zip(rows, groups, strict=True)
         ),
         packed,
+        stream=not hasattr(split, "num_rows"),
     )
 
 
-def _tables(split: Any) -> Iterable[pa.Table]:
-    return split.with_format("arrow").iter(batch_size=_BATCH)  # type: ignore[no-any-return]
+def _tables(split: Any) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    if hasattr(split, "num_rows"):
+        yield from split.with_format("arrow").iter(batch_size=_BATCH)
+        return
+    samples = iter(split)
+    while batch := list(islice(samples, _BATCH)):
+        yield pa.Table.from_pylist(batch)
 
 
 def _counts(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tkernel.errors import DataError, UsageError
@@ -48,7 +49,7 @@ class Looking:
         self._splits = getattr(request.options, "truncation", "") == "split"
 
     def split(self, name: str) -> Any:
-        """The samples of `train` or `eval`: a `datasets.Dataset` or `IterableDataset`.
+        """The samples of `train` or `eval`: a `datasets.Dataset`, or a stream that can only be iterated.
 
         Raises:
             UsageError: there are none.
@@ -78,11 +79,11 @@ class Looking:
         """
         split, size = self.split(name), self.size(name)
         if size is None:
-            rows = list(split.skip(start).take(count))
+            rows = list(islice(split, start, start + count))
         else:
             rows = [split[index] for index in range(start, min(start + count, size))]
         if not rows:
-            many = f"{size:,} samples, 0 to {size - 1:,}" if size else "no more samples"
+            many = f"{size:,} samples, 0 to {size - 1:,}" if size else "no more"
             raise UsageError(f"there is no sample {start:,} for {name}: there are {many}")
         return self._looked_at(rows, name, start)
 
@@ -117,11 +118,10 @@ class Looking:
     def scan(self, name: str) -> Iterator[Sample]:
         """All samples of a split, one after the other."""
         start = 0
-        for batch in self.split(name).iter(batch_size=_BATCH):
-            columns = list(batch)
-            rows = [dict(zip(columns, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            yield from self._looked_at(rows, name, start)
-            start += len(rows)
+        rows = iter(self.split(name))
+        while batch := list(islice(rows, _BATCH)):
+            yield from self._looked_at(batch, name, start)
+            start += len(batch)
 
     def unfinished(self, sample: Sample) -> list[Unfinished]:
         """Replies of a sample from whose labels the model does not learn to stop."""

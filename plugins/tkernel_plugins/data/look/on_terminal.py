@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -47,10 +49,13 @@ def show(lines: Iterable[Line]) -> None:
 
 
 def width() -> int:
-    """Columns of the terminal; 100 where there is none and COLUMNS is not set."""
-    import shutil
-
-    return max(shutil.get_terminal_size((100, 24)).columns, 20)
+    """Columns to fill: those of the terminal; where there is none, `COLUMNS`, or else 100."""
+    if sys.stdout.isatty():
+        columns = shutil.get_terminal_size((100, 24)).columns
+    else:
+        given = os.environ.get("COLUMNS", "")
+        columns = int(given) if given.isdigit() else 100
+    return max(columns, 20)
 
 
 def page_lines(

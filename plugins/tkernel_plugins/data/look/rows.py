@@ -28,7 +28,7 @@ def key_of(origin: Mapping[str, Any]) -> Key:
 class Rows:
     """Looks rows up in loaded datasets.
 
-    Streams are read once, from the start: rows that were passed on the way wait until they are asked for.
+    Streams are read once, from the start, and what was read of them stays in memory.
     """
 
     def __init__(self, loaded: Sequence[LoadedDataset]) -> None:

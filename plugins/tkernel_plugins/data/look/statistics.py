@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tkernel.types.requests import StageRequest
-from tkernel_plugins.data.look.batches import Batches, Steps, plan_batches
+from tkernel_plugins.data.look.batches import Batches, Steps
 from tkernel_plugins.data.look.lengths import Lengths, lengths_of
 from tkernel_plugins.data.look.whole import WholeRows
 from tkernel_plugins.data.options import PrepareOptions
@@ -78,8 +78,13 @@ class Statistics:
     """Percent of training rows -> the `cutoff_len` that leaves them whole."""
 
 
-def statistics_of(request: StageRequest, prepared: Prepared, kind: str, world_size: int) -> Statistics:
-    """The statistics of prepared data; padding and steps are those of training on `world_size` processes."""
+def statistics_of(
+    request: StageRequest,
+    prepared: Prepared,
+    kind: str,
+    plan: Callable[[Lengths], tuple[Batches, Steps]],
+) -> Statistics:
+    """The statistics of prepared data; `plan` tells the batches and steps of training on samples."""
     splits = {"train": prepared.train}
     evaluation = prepared.eval if isinstance(prepared.eval, dict) else {"eval": prepared.eval}
     splits |= {name if name == "eval" else f"eval {name}": split for name, split in evaluation.items()}
@@ -88,7 +93,7 @@ def statistics_of(request: StageRequest, prepared: Prepared, kind: str, world_si
     train = lengths.get("train")
     batches = steps = packed = None
     if train is not None and len(train.samples):
-        batches, steps = plan_batches(request, train, kind, world_size)
+        batches, steps = plan(train)
         if train.packed:
             rows = len(train.longest)
             packed = Packed(rows, len(train.samples) / rows, 1 - batches.waste)
