@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tkernel.types.media import MediaProcessor, MediaRefs
-from tkernel_plugins.data.canonical import MEDIA, media_value
+from tkernel.types.media import MediaProcessor
+from tkernel_plugins.data.padding import media_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,9 @@ class PackedCollator:
     0 in the padding); `attention_mask` as described below; as float32 `weights` if any row has them;
     `tokens`, how many are no padding, and `origin`, one dict a sample (neither is a model input); and what
     `media` makes of images, videos and audios.
+
+    Samples that are separated by position come with `use_cache` False: with a cache, which some models keep
+    in training too, transformers does not look for the borders.
 
     Without `separation` the samples of a row see each other and the mask is 1 everywhere, as
     LLaMA-Factory's: padding is on the right, where no token looks.
@@ -97,8 +100,9 @@ class PackedCollator:
             batch["attention_mask"] = torch.ones(shape, dtype=torch.long)
         elif self.separation.mask is not None:
             batch["attention_mask"] = block_diagonal(numbers, self.separation.mask)
-        if self.media is not None:
-            batch.update(self.media.collate([_references(row) for row in rows]))
+        else:
+            batch["use_cache"] = False
+        batch.update(media_inputs(self.media, rows))
         batch["tokens"] = numbers.ne(0).sum()
         batch["origin"] = [origin for row in rows for origin in _origins(row)]
         return batch
@@ -134,7 +138,3 @@ def block_diagonal(numbers: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _origins(row: Mapping[str, Any]) -> list[Any]:
     return list(row["origins"]) if "origins" in row else [row.get("origin")]
-
-
-def _references(row: Mapping[str, Any]) -> MediaRefs:
-    return MediaRefs(**{name: tuple(map(media_value, row.get(name) or ())) for name in MEDIA})

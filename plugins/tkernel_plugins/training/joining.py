@@ -8,6 +8,7 @@ from typing import Any
 from tkernel.errors import Problem
 from tkernel.types.check import CheckRequest
 from tkernel.types.requests import StageRequest
+from tkernel_plugins.data.canonical import MEDIA
 from tkernel_plugins.data.options import PrepareOptions
 from tkernel_plugins.data.packing import packing_of
 
@@ -27,6 +28,12 @@ def check_joining(request: CheckRequest) -> Iterator[Problem]:
             f"`train_sampling_strategy: {strategy}` sorts samples by length, and with `{packed}` all rows are full",
             key="train_sampling_strategy",
             hint="Keep one of the two.",
+        )
+    if strategy in BY_LENGTH and str(request.settings.get("streaming")).lower() in ("true", "yes", "on"):
+        yield Problem(
+            f"`train_sampling_strategy: {strategy}` needs the lengths of all samples, and a stream has none",
+            key="train_sampling_strategy",
+            hint="Leave it out, or leave out `streaming`.",
         )
     if separate and arguments.get("use_cache"):
         key = packed or "padding_free"
@@ -55,7 +62,7 @@ def collator_for(request: StageRequest, rows: str, pad_token_id: int) -> Any:
     if packing is None and not options.padding_free:
         learned = not options.ignore_pad_token_for_loss
         return SupervisedCollator(pad_token_id, media=request.media, learn_padding=learned)
-    check_positions(module)
+    check_positions(module, has_media=_has_media(request))
     separation = None
     if packing is None or packing.separate:
         separation = separation_of(
@@ -72,3 +79,8 @@ def collator_for(request: StageRequest, rows: str, pad_token_id: int) -> Any:
         keep_first_labels=packing is not None and packing.blocks and not packing.separate,
         media=request.media,
     )
+
+
+def _has_media(request: StageRequest) -> bool:
+    columns = {name for loaded in (*request.train, *request.eval) for name in loaded.rows.column_names or ()}
+    return bool(columns & set(MEDIA))

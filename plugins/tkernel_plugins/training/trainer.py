@@ -26,6 +26,9 @@ from tkernel_plugins.training.sampling import LengthGrouped, Lengths, lengths_of
 
 Batch = dict[str, Any]
 
+SHOWN = 16
+"""Samples that a message names; a packed row may hold hundreds."""
+
 
 class SupervisedTrainer(Trainer):
     """Trains on batches of `input_ids`, `attention_mask`, `labels` and what else the model takes.
@@ -279,7 +282,9 @@ def _tokens(batch: Batch) -> int:
 
 
 def _non_finite(loss: float, step: int, origin: Sequence[Any], *, training: bool) -> NonFiniteLoss:
-    where = ", ".join(_place(o) for o in origin) or "samples whose origin is unknown"
+    where = ", ".join(_place(o) for o in origin[:SHOWN]) or "samples whose origin is unknown"
+    if len(origin) > SHOWN:
+        where += f" and {len(origin) - SHOWN} more"
     when = f"in step {step}" if training else f"in the evaluation after step {step - 1}"
     return NonFiniteLoss(
         f"the loss is {loss} {when}; the micro-batch holds {where}",

@@ -29,6 +29,7 @@ def test_rows_are_padded_to_the_length_of_the_run():
         [-100, 4, -100, -100, -100, -100, -100, -100],
     ]
     assert "attention_mask" not in batch
+    assert batch["use_cache"] is False
     assert batch["tokens"] == 7
     assert [origin["row"] for origin in batch["origin"]] == [0, 1, 2]
 

@@ -58,7 +58,7 @@ def losses(logs):
 
 def test_a_run_without_padding_has_the_losses_of_a_padded_one(train):
     padded, state = train("padded")
-    free, free_state = train("free", padding_free=True)
+    free, free_state = train("free", padding_free=True, dataloader_num_workers=1)
     assert losses(free) == pytest.approx(losses(padded), rel=1e-4)
     assert free_state["num_input_tokens_seen"] == state["num_input_tokens_seen"]
 
@@ -114,6 +114,7 @@ def test_a_packed_run_goes_on_where_it_stopped(train, tmp_path):
             {"packing": True, "group_by_length": True},
             "`train_sampling_strategy: group_by_length` sorts samples",
         ),
+        ({"streaming": True, "group_by_length": True}, "needs the lengths of all samples, and a stream has"),
         ({"neat_packing": True, "use_cache": True}, "with `use_cache: true` models do not keep"),
         ({"padding_free": True, "use_cache": True}, "`padding_free` asks for that"),
         ({"padding_free": True, "packing": True}, "padding_free: true and packing: true are two ways"),
@@ -161,6 +162,20 @@ def test_samples_of_one_length_meet_in_a_batch_and_the_order_can_be_resumed(trai
     assert losses(resumed)[6:] == losses(whole)[6:]
     random, _ = train("random", per_device_train_batch_size=2, max_steps=8)
     assert losses(random) != losses(whole)
+
+
+def test_rebalanced_batches_hold_every_sample(train):
+    logs, state = train(
+        train_sampling_strategy="batch_rebalance",
+        num_train_epochs=1,
+        max_steps=-1,
+        per_device_train_batch_size=7,
+    )
+    assert len(logs) == 1
+    assert (
+        state["num_input_tokens_seen"]
+        == train("alone", per_device_train_batch_size=7, max_steps=1)[1]["num_input_tokens_seen"]
+    )
 
 
 def test_lengths_are_those_of_the_rows_in_their_order():

@@ -8,8 +8,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tkernel.errors import TkError
 from tkernel.testing import tiny
+from tkernel.testing.media import draw
+from tkernel.types.conversation import Conversation, Message
+from tkernel.types.requests import MediaRequest
 from tkernel_plugins.data.collator import SupervisedCollator
 from tkernel_plugins.data.collator_packed import PackedCollator, Separation
+from tkernel_plugins.media.llava import MEDIA
+from tkernel_plugins.media.options import ImageOptions
 from tkernel_plugins.training.losses import supervised_weight
 from tkernel_plugins.training.separation import check_positions, separation_of
 
@@ -30,7 +35,6 @@ LENGTHS = (21, 3, 2, 12, 7)
 def model(family, attention, dtype=torch.float64, **config):
     built = tiny.make_model(family, **config)
     built.set_attn_implementation(attention)
-    built.config.use_cache = False
     return built.to(dtype).train()
 
 
@@ -66,7 +70,7 @@ def packed(given):
 
 def loss_and_gradient(module, batch):
     """The weighted sum of the losses of all supervised tokens, their number, and the gradient."""
-    names = ("input_ids", "position_ids", "attention_mask")
+    names = ("input_ids", "position_ids", "attention_mask", "use_cache", "pixel_values")
     logits = module(**{name: batch[name] for name in names if name in batch}).logits
     targets = batch["labels"][:, 1:]
     losses = torch.nn.functional.cross_entropy(
@@ -79,9 +83,9 @@ def loss_and_gradient(module, batch):
     return loss.item(), supervised_weight(batch["labels"]).item(), gradient
 
 
-def one_by_one(module, given):
+def one_by_one(module, given, collator=None):
     """The same, summed over the samples, each alone and without padding."""
-    collator = SupervisedCollator(3, pad_to_multiple_of=None)
+    collator = collator or SupervisedCollator(3, pad_to_multiple_of=None)
     parts = [loss_and_gradient(module, collator([sample])) for sample in given]
     losses, counts, gradients = zip(*parts, strict=True)
     return sum(losses), sum(counts), sum(gradients)
@@ -125,7 +129,6 @@ def test_code_that_ignores_positions_gets_a_mask(attention):
     module = made({"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 32}, attention).double()
     separation = separation_of(module, tiny.make_tokenizer(), key="neat_packing", longest=40)
     assert separation.mask == (torch.bool if attention == "sdpa" else torch.float64)
-    module.config.use_cache = False
     module.eval()
     expected, count, gradient = one_by_one(module, samples(False))
     batch = PackedCollator(3, padded=40, separation=separation)(packed(samples(False)))
@@ -184,6 +187,49 @@ def test_the_trial_leaves_no_trace():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in module.parameters())
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_pictures_stay_with_their_samples(tmp_path):
+    bundle = tiny.make_bundle("llava")
+    media = MEDIA.process_media(MediaRequest(bundle, ImageOptions()))
+    given = []
+    for number, colour in enumerate(("red", "blue", "green")):
+        image = draw(tmp_path / f"{colour}.png", colour)
+        asked = Conversation((Message("user", "<image>What is it?" + "?" * number),), images=(image,))
+        text = media.expand(asked).messages[0].content + f" It is {colour}."
+        ids = bundle.tokenizer(text).input_ids
+        sample = {"input_ids": ids, "labels": ids, "weights": [1.0] * len(ids), "origin": number}
+        given.append({**sample, "images": [image]})
+    row = {name: [v for s in given for v in s[name]] for name in ("input_ids", "labels", "weights", "images")}
+    row |= {"lengths": [len(s["input_ids"]) for s in given], "origins": [0, 1, 2]}
+    separation = separation_of(bundle.module, bundle.tokenizer, key="neat_packing", longest=400)
+    alone = SupervisedCollator(3, media=media)
+    expected, count, gradient = one_by_one(bundle.module, given, alone)
+    for batch in (
+        PackedCollator(3, padded=400, separation=separation, media=media)([row]),
+        PackedCollator(3, separation=Separation(joined=True), media=media)(given),
+    ):
+        loss, learned, moved = loss_and_gradient(bundle.module, batch)
+        assert (learned, loss) == (count, pytest.approx(expected, rel=1e-4))
+        assert torch.allclose(moved, gradient, rtol=0, atol=1e-4 * float(gradient.abs().max()))
+
+
+def test_pictures_with_positions_of_their_own_are_refused():
+    class Inner(torch.nn.Module):
+        def get_rope_index(self, input_ids):
+            return input_ids
+
+    class WithRope(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = Inner()
+
+        def forward(self, input_ids, position_ids=None):
+            return input_ids
+
+    check_positions(WithRope())
+    with pytest.raises(TkError, match="WithRope gives images and video positions of several dimensions"):
+        check_positions(WithRope(), has_media=True)
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral", "mistral"])
