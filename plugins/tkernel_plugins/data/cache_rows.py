@@ -15,6 +15,7 @@ from tkernel_plugins.data.cache import Entry, kept
 from tkernel_plugins.data.cache_key import Key, NoKey
 from tkernel_plugins.data.cache_parts import code
 from tkernel_plugins.data.canonical import MEDIA
+from tkernel_plugins.data.options import ACCESS
 from tkernel_plugins.data.sources import content_key
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def row_key(request: DatasetRequest) -> Key | NoKey:
     entry, options = request.entry, request.options
     if request.identity is None:
         return NoKey("the dataset plugin is an object in memory")
-    content = content_key(entry)
+    content = content_key(entry, options)
     if content is None:
         return NoKey(
             "the rows are in memory" if entry.source == "memory" else "nothing says whether they changed"
@@ -65,9 +66,10 @@ def row_key(request: DatasetRequest) -> Key | NoKey:
     described = {
         field.name: repr(getattr(entry, field.name))
         for field in fields(entry)
-        if field.name not in ("origin", "data")
+        if field.compare and field.name != "origin"
     }
-    chosen = {field.name: repr(getattr(options, field.name)) for field in fields(options)} if options else {}
+    names = [field.name for field in fields(options) if field.name not in ACCESS] if options else []
+    chosen = {name: repr(getattr(options, name)) for name in names}
     seed = {"seed": str(request.seed)} if entry.num_samples is not None else {}
     return Key(
         "rows",

@@ -177,6 +177,10 @@ def _references(row: Row, sample: Sample, name: str) -> Sequence[Any]:
             raise BadRow(f"`{row.columns[name]}` holds lists of frames, which are not supported")
         if isinstance(item, dict) and not (item.get("bytes") or item.get("path")):
             raise BadRow(f"`{row.columns[name]}` holds an object without `bytes` and `path`")
+        if isinstance(item, dict) and not (
+            isinstance(item.get("bytes"), bytes | None) and isinstance(item.get("path"), str | None)
+        ):
+            raise BadRow(f"`{row.columns[name]}` holds `bytes` that are none, or a `path` that is no text")
         if not isinstance(item, (str, bytes, dict)):
             raise BadRow(f"`{row.columns[name]}` must hold paths, URLs or bytes", f"it holds {kind_of(item)}")
     return items

@@ -10,6 +10,7 @@ from typing import Any
 from tkernel.errors import DataError
 from tkernel.lock import content_hash
 from tkernel.types.dataset import DatasetEntry
+from tkernel_plugins.data.options import RowOptions
 from tkernel_plugins.data.raw import RawRow
 
 _SCRIPT = (
@@ -18,32 +19,32 @@ _SCRIPT = (
 )
 
 
-def hub_dataset(entry: DatasetEntry, streaming: bool = False) -> Any:
+def hub_dataset(entry: DatasetEntry, options: RowOptions, streaming: bool = False) -> Any:
     """The `datasets.Dataset` (or, when streaming, `IterableDataset`) of an entry on a hub.
 
     Raises:
         DataError: it cannot be had; the message says from where and why.
     """
     if entry.source == "hf_hub":
-        return _load(entry, entry.location, "the Hugging Face hub", streaming)
-    folder = downloaded(entry)
-    return _load(entry, str(folder), _NAMES[entry.source], streaming)
+        return _load(entry, entry.location, "the Hugging Face hub", options, streaming)
+    folder = downloaded(entry, options)
+    return _load(entry, str(folder), _NAMES[entry.source], options, streaming)
 
 
 _NAMES = {"ms_hub": "ModelScope", "om_hub": "Modelers (openMind)"}
 
 
-def downloaded(entry: DatasetEntry) -> Path:
+def downloaded(entry: DatasetEntry, options: RowOptions) -> Path:
     """The folder that ModelScope's or Modelers' own client keeps a dataset in, fetched if it is not there."""
     hub = _NAMES[entry.source]
     try:
         if entry.source == "ms_hub":
             from modelscope.hub.snapshot_download import dataset_snapshot_download
 
-            return Path(dataset_snapshot_download(entry.location))
+            return Path(dataset_snapshot_download(entry.location, token=options.ms_hub_token))
         from openmind_hub import snapshot_download
 
-        return Path(snapshot_download(entry.location, repo_type="dataset"))
+        return Path(snapshot_download(entry.location, repo_type="dataset", token=options.om_hub_token))
     except ModuleNotFoundError as error:
         extra = {"ms_hub": "modelscope", "om_hub": "openmind"}[entry.source]
         raise DataError(
@@ -54,17 +55,23 @@ def downloaded(entry: DatasetEntry) -> Path:
     except Exception as error:  # what a client raises depends on its version and on where it failed
         raise DataError(
             f"{entry.location} cannot be fetched from {hub}: {_text(error)}",
-            hint="Check the name and the network; a private dataset needs the token of its hub.",
+            hint="Check the name and the network; a private dataset needs `ms_hub_token` or `om_hub_token`.",
             origin=entry.origin,
         ) from error
 
 
-def _load(entry: DatasetEntry, path: str, hub: str, streaming: bool) -> Any:
+def _load(entry: DatasetEntry, path: str, hub: str, options: RowOptions, streaming: bool) -> Any:
     import datasets
 
     try:
         return datasets.load_dataset(
-            path, name=entry.subset, data_dir=entry.folder, split=entry.split, streaming=streaming
+            path,
+            name=entry.subset,
+            data_dir=entry.folder,
+            split=entry.split,
+            streaming=streaming,
+            cache_dir=options.cache_dir,
+            token=options.hf_hub_token,
         )
     except Exception as error:  # of datasets, of the hub's client, of the network
         if isinstance(error, RuntimeError) and "script" in str(error):
@@ -73,7 +80,7 @@ def _load(entry: DatasetEntry, path: str, hub: str, streaming: bool) -> Any:
         parts = ", ".join(f"{what} {value!r}" for what, value in named if value)
         raise DataError(
             f"{entry.location} ({parts}) cannot be read from {hub}: {_text(error)}",
-            hint="A local file is named by its path; a private dataset needs HF_TOKEN.",
+            hint="A local file is named by its path; a private dataset needs `hf_hub_token`.",
             origin=entry.origin,
         ) from error
 
@@ -97,14 +104,14 @@ def rows_of(name: str, dataset: Any) -> Iterator[RawRow]:
         row += 1
 
 
-def content_of(entry: DatasetEntry) -> str | None:
+def content_of(entry: DatasetEntry, options: RowOptions) -> str | None:
     """A key of the content on the hub: the commit, or the files that were fetched; None if it is not told."""
     if entry.source != "hf_hub":
-        return content_hash(downloaded(entry))
+        return content_hash(downloaded(entry, options))
     from huggingface_hub import HfApi
 
     try:
-        commit = HfApi().dataset_info(entry.location, timeout=10).sha
+        commit = HfApi(token=options.hf_hub_token).dataset_info(entry.location, timeout=10).sha
     except Exception:  # offline, what is cached is used, and which commit that is `datasets` does not say
         return None
     return f"{os.environ.get('HF_ENDPOINT', 'hf')}/{entry.location}@{commit}" if commit else None

@@ -9,14 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tkernel_plugins.hub_options import HubOptions
+
 
 def _refuse(problems: list[str]) -> None:
     if problems:
         raise ValueError("; ".join(problems))
 
 
+ACCESS = ("cache_dir", "hf_hub_token", "ms_hub_token", "om_hub_token")
+"""Keys that say how a hub is reached, and change no row."""
+
+
 @dataclass(frozen=True)
-class RowOptions:
+class RowOptions(HubOptions):
     """How rows are read; the dataset plugins' options."""
 
     on_bad_row: Literal["error", "drop"] = "error"
@@ -25,6 +31,10 @@ class RowOptions:
     """Use only the first so many rows of each dataset."""
     streaming: bool = False
     """Read rows while they are trained on, not before; needs `max_steps`, since nobody knows how many there are."""
+    ms_hub_token: str | None = None
+    """Token for private datasets on ModelScope; None takes the one that its client has."""
+    om_hub_token: str | None = None
+    """The same for Modelers (openMind)."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class RowStream:
         """
         conversion = Conversion(self.request, self.form)
         seen = conversion.report = DatasetReport(self.request.report.name)
-        raw = islice(raw_rows(self.request.entry, streaming=True), conversion.options.max_samples)
+        raw = islice(raw_rows(self.request.entry, conversion.options, streaming=True), conversion.options.max_samples)
         while chunk := list(islice(raw, _CHUNK)):
             rows = self._converted(chunk, conversion)
             seen.read += len(chunk)

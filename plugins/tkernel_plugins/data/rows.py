@@ -55,7 +55,7 @@ def write_rows(request: DatasetRequest, form: Format, folder: Path) -> None:
     from tkernel_plugins.data.writer import RowWriter
 
     conversion, report, entry = Conversion(request, form), request.report, request.entry
-    rows = raw_rows(entry)
+    rows = raw_rows(entry, conversion.options)
     most = conversion.options.max_samples
     if most is not None and entry.num_samples is None:
         rows = islice(rows, most)

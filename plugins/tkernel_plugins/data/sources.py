@@ -9,14 +9,17 @@ from tkernel.lock import content_hash
 from tkernel.types.dataset import DatasetEntry
 from tkernel_plugins.data.file_split import part_of
 from tkernel_plugins.data.files import data_files, read_file
+from tkernel_plugins.data.options import RowOptions
 from tkernel_plugins.data.raw import File, RawRow
 
 
-def raw_rows(entry: DatasetEntry, *, streaming: bool = False) -> Iterator[RawRow]:
+def raw_rows(
+    entry: DatasetEntry, options: RowOptions | None = None, *, streaming: bool = False
+) -> Iterator[RawRow]:
     """The rows of `entry`, in order; each call begins anew.
 
     Files are read as streams, also those at a URL. With `streaming`, a dataset on the Hugging Face hub is
-    not downloaded as a whole.
+    not downloaded as a whole. Of the `options` only those count that say how a hub is reached.
 
     Raises:
         DataError: they cannot be read, at once or while they are iterated.
@@ -24,7 +27,7 @@ def raw_rows(entry: DatasetEntry, *, streaming: bool = False) -> Iterator[RawRow
     if entry.source in ("hf_hub", "ms_hub", "om_hub"):
         from tkernel_plugins.data.hubs import hub_dataset, rows_of
 
-        return rows_of(entry.location, hub_dataset(entry, streaming))
+        return rows_of(entry.location, hub_dataset(entry, options or RowOptions(), streaming))
     if entry.source in ("file", "cloud"):
         return part_of(lambda: (row for file in files_of(entry) for row in read_file(file)), entry)
     if entry.source == "memory":
@@ -46,7 +49,7 @@ def files_of(entry: DatasetEntry) -> list[File]:
     return [*url_files(entry.location)]
 
 
-def content_key(entry: DatasetEntry) -> str | None:
+def content_key(entry: DatasetEntry, options: RowOptions | None = None) -> str | None:
     """A key of the content of the rows, found without parsing them; None where there is no such key.
 
     Of local files it is a digest of their bytes, at a URL what the server says of them, on a hub the commit.
@@ -67,7 +70,7 @@ def content_key(entry: DatasetEntry) -> str | None:
     if entry.source in ("hf_hub", "ms_hub", "om_hub"):
         from tkernel_plugins.data import hubs
 
-        return hubs.content_of(entry)
+        return hubs.content_of(entry, options or RowOptions())
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -88,7 +89,9 @@ def _data_file(filesystem: Any, path: str, url: str, name: str) -> DataFile:
     suffix, packed = suffixes(name)
 
     def opener() -> BinaryIO:
-        stream: BinaryIO = filesystem.open(path, "rb")
+        # The memory store hands out one file object, with one position, to all who open it.
+        shared = filesystem.protocol == "memory"
+        stream: BinaryIO = io.BytesIO(filesystem.cat_file(path)) if shared else filesystem.open(path, "rb")
         return DECOMPRESSORS[packed](stream) if packed else stream
 
     return DataFile(url, suffix, opener)

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tkernel_plugins.hub_options import HubOptions
+
 
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(HubOptions):
     """How a model is loaded. Names, types and defaults are LLaMA-Factory's except where a field says so."""
 
-    cache_dir: str | None = None
-    """Where models of the hub are kept; None is Hugging Face's own cache (`HF_HOME`)."""
     model_revision: str = "main"
     """Branch, tag or commit of a hub model. Local folders and GGUF files have none."""
-    hf_hub_token: str | None = None
-    """Token for gated and private hub models; None takes the one of `hf auth login`."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Without it, such a model is loaded only if transformers
     has an implementation of its own, and refused otherwise."""

@@ -101,14 +101,6 @@ def test_loading_scripts_are_refused(tmp_path: Path) -> None:
         load(str(tmp_path), source="script")
 
 
-@pytest.mark.parametrize(
-    ("source", "missing"), [("ms_hub", "ModelScope"), ("om_hub", "Modelers"), ("cloud", "cloud")]
-)
-def test_a_source_that_is_not_supported_is_named(source: str, missing: str) -> None:
-    with pytest.raises(DataError, match=missing):
-        load("some/where", source=source)
-
-
 def test_images_in_parquet_stay_bytes(tmp_path: Path) -> None:
     from tkernel_plugins.data.canonical import conversations
 
