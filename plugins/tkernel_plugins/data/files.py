@@ -124,14 +124,21 @@ def _random_access(file: File) -> Iterator[Any]:
 
 
 def _rows_of_batches(path: File, batches: Any) -> Iterator[RawRow]:
+    import pyarrow as pa
+
     row = 0
     for batch in batches:
+        names = batch.schema.names
+        if len(set(names)) < len(names):
+            raise DataError(f"{path}: two columns have the same name: {', '.join(sorted(names))}")
         try:
             values = batch.to_pylist()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path} rows {row} to {row + len(batch) - 1}: text is not UTF-8: {error}"
-            ) from None
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            rows = f"rows {row} to {row + len(batch) - 1}"
+            what = (
+                "text is not UTF-8" if isinstance(error, UnicodeDecodeError) else "a value that Python lacks"
+            )
+            raise DataError(f"{path} {rows}: {what}: {error}") from None
         for value in values:
             yield RawRow(str(path), row, None, value)
             row += 1
