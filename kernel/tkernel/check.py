@@ -33,7 +33,7 @@ def check(
         if method is None or unbound or id(plugin) in asked or choice.kind not in (*calls, "extension"):
             continue
         asked.add(id(plugin))
-        request = CheckRequest(options, bound.run, bound.arguments, bound.settings, facts, *datasets, calls)
+        request = CheckRequest(options, bound.run, bound.arguments, bound.values, facts, *datasets, calls)
         try:
             found = list(method(request))
         except TkError as error:

@@ -118,7 +118,7 @@ def adapt(bundle: ModelBundle, request: AdapterRequest) -> ModelBundle | None:
     Returns:
         The bundle with its module changed. Before any training step the module computes what it
         computed before, unless an adapter of an earlier run was loaded. What is trained is held in float32,
-        also where the model was loaded in sixteen bits.
+        also where the model was loaded in sixteen bits, unless an option says otherwise (`pure_bf16`).
 
     Raises:
         TkError: a target that matches no module; the message lists what could match.

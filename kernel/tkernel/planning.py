@@ -65,7 +65,8 @@ class Session:
     def resolved(self) -> dict[str, Any]:
         """The flat configuration with the names of the chosen plugins filled in."""
         named = {"stage": "stage", "finetuning_type": "adapter", "template": "template"}
-        return {**self.settings, **{key: self.choice(kind).name for key, kind in named.items()}}
+        chosen = {key: self.choice(kind).name for key, kind in named.items()}
+        return {**self.settings, **self.bound.values, **chosen}
 
     @property
     def trace(self) -> Trace:

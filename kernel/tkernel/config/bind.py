@@ -102,6 +102,8 @@ class Bound:
     """The settings under today's names of training arguments."""
     keys: Mapping[str, Key]
     """Every key that could have been set, with its owner."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Every key that somebody set, in the type of its owner."""
     instances: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self, label: str) -> Any:
@@ -161,10 +163,12 @@ def bind(
             found.append(_two_owners(other, key))
         keys[key.name] = key
     settings, environment = rename(settings, keys, found, notes)
-    run = RunOptions(**_values(settings, kernel, found))
+    set_ = _values(settings, kernel, found)
+    run = RunOptions(**set_)
     instances: dict[str, Any] = {}
     for owner in owners:
         values = _values(settings, per_owner[owner.label], found)
+        set_ |= values
         if owner.options is not None:
             instances[owner.label] = _instance(owner, values, settings, found)
     rest = {name: key for name, key in keys.items() if key.declared_by is None}
@@ -177,7 +181,8 @@ def bind(
         explained, accepted = explain(unowned, keys, labels, installed, settings)
         found += explained
         notes += accepted
-    bound = Bound(run, typed, environment, tuple(dict.fromkeys(notes)), settings, keys, instances)
+    told = tuple(dict.fromkeys(notes))
+    bound = Bound(run, typed, environment, told, settings, keys, typed | set_, instances)
     wrong = {problem.key for problem in found}
     for problem in check(bound):
         if wrong.isdisjoint(_words(problem)):

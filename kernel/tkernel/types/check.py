@@ -24,7 +24,7 @@ class CheckRequest:
     """The kernel's own options: `output_dir`, `adapter_name_or_path`, ..."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Every key that somebody set, in any layer, as it was written: what is not here has its default."""
+    """Every key that somebody set, in any layer, in its type: what is not here has its default."""
     facts: ModelFacts | None = None
     """None if the model cannot be told, which is an error of its own."""
     train: tuple[str, ...] = ()

@@ -38,7 +38,7 @@ class ModelRequest:
     weights: bool = True
     """False asks for tokenizer and processor only: the bundle's `module` may be None."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The resolved flat configuration: every key that somebody set, as it was written."""
+    """The resolved flat configuration: every key that somebody set, in its type."""
     slots: Slots = field(default_factory=partial(Slots, "load_model", once=("load_kwargs",)), compare=False)
 
 
@@ -59,7 +59,7 @@ class AdapterRequest:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 42
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The resolved flat configuration: every key that somebody set, as it was written."""
+    """The resolved flat configuration: every key that somebody set, in its type."""
     slots: Slots = field(default_factory=partial(Slots, "adapt"), compare=False)
 
 

@@ -9,7 +9,7 @@ from tkernel import ModelBundle, hookimpl
 from tkernel.errors import Problem, TkError
 from tkernel.types.check import CheckRequest
 from tkernel.types.requests import AdapterRequest
-from tkernel_plugins.adapters.options import AdapterOptions, unused_adapters
+from tkernel_plugins.adapters.options import AdapterOptions, precision_problems, unused_adapters
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class Full:
     Options = FullOptions
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
-        """An adapter of an earlier run, which only LoRA can load."""
-        return unused_adapters(self.name, request.run.adapter_name_or_path)
+        """An adapter of an earlier run, which only LoRA can load, and two precisions at once."""
+        unused = unused_adapters(self.name, request.run.adapter_name_or_path)
+        return [*unused, *precision_problems(request.options, request.arguments)]
 
     @hookimpl
     def adapt(self, bundle: ModelBundle, request: AdapterRequest) -> ModelBundle:

@@ -9,7 +9,7 @@ from tkernel import ModelBundle, hookimpl
 from tkernel.errors import Problem
 from tkernel.types.check import CheckRequest
 from tkernel.types.requests import AdapterRequest
-from tkernel_plugins.adapters.options import AdapterOptions
+from tkernel_plugins.adapters.options import AdapterOptions, precision_problems
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Lora:
     Options = LoraOptions
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
-        """Adapters that cannot be loaded, and options that cannot change the one that is trained further."""
+        """Adapters that cannot be loaded, options that cannot change the one that is trained further, precision."""
         from tkernel_plugins.adapters.adapter_config import check_adapters
 
-        return check_adapters(request)
+        return [*check_adapters(request), *precision_problems(request.options, request.arguments)]
 
     @hookimpl
     def adapt(self, bundle: ModelBundle, request: AdapterRequest) -> ModelBundle:

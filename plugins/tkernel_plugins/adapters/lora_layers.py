@@ -53,7 +53,7 @@ def adapt(bundle: ModelBundle, request: AdapterRequest, options: LoraOptions) ->
         module = _load(module, resumed[0], bundle, trainable=True)
     else:
         module = _inject(module, bundle, request, options)
-    settle_precision(module, request.arguments)
+    settle_precision(module, request.arguments, options)
     if options.print_param_status:
         print_parameters(module)
     return bundle.replace(module=module.train())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tkernel.errors import Problem
 
@@ -18,6 +19,9 @@ class AdapterOptions:
     """Leave the layers between encoder and language model as they are."""
     freeze_language_model: bool = False
     """Leave the language model as it is."""
+    pure_bf16: bool = False
+    """Hold what is trained in bfloat16 too, and compute in it without autocast: half the memory of `bf16`, but
+    small updates are rounded away."""
     print_param_status: bool = False
     """Print name, shape, precision, device and trainability of every parameter."""
 
@@ -28,6 +32,15 @@ def names_of(listed: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...
         return ()
     parts = listed.split(",") if isinstance(listed, str) else listed
     return tuple(name.strip() for name in parts if name.strip())
+
+
+def precision_problems(options: AdapterOptions | None, arguments: Mapping[str, Any]) -> list[Problem]:
+    """`pure_bf16` beside the mixed precision that it replaces."""
+    mixed = [key for key in ("bf16", "fp16") if arguments.get(key)]
+    if options is None or not options.pure_bf16 or not mixed:
+        return []
+    message = f"`pure_bf16` computes in bfloat16 alone, and `{mixed[0]}: true` asks for mixed precision"
+    return [Problem(message, key="pure_bf16", hint="Keep one of the two.")]
 
 
 def unused_adapters(method: str, adapters: Sequence[str]) -> list[Problem]:

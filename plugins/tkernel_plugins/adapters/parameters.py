@@ -34,6 +34,6 @@ def train_parameters(
             "nothing is left to train", hint=f"Frozen: {', '.join(frozen) or 'all that was not named'}."
         )
     if request.trainable:
-        settle_precision(module, request.arguments)
+        settle_precision(module, request.arguments, options)
     if options.print_param_status:
         print_parameters(module)

@@ -6,9 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tkernel_plugins.adapters.options import AdapterOptions
 
-def settle_precision(module: Any, arguments: Mapping[str, Any]) -> None:
+
+def settle_precision(module: Any, arguments: Mapping[str, Any], options: AdapterOptions) -> None:
     """Hold trained parameters in float32, and frozen ones in what `bf16` or `fp16` asks to compute in.
+
+    With `pure_bf16` all of them are held in bfloat16.
 
     Optimisers round small updates away in sixteen bits; what is frozen only costs memory. Parameters that
     the model class wants in float32 (`_keep_in_fp32_modules`) and all others of a run without `bf16` and
@@ -16,12 +20,13 @@ def settle_precision(module: Any, arguments: Mapping[str, Any]) -> None:
     """
     import torch
 
-    compute = torch.bfloat16 if arguments.get("bf16") else torch.float16 if arguments.get("fp16") else None
+    brain = options.pure_bf16 or arguments.get("bf16")
+    compute = torch.bfloat16 if brain else torch.float16 if arguments.get("fp16") else None
     kept = _kept_in_float32(module)
     for name, parameter in module.named_parameters():
         if not parameter.is_floating_point():
             continue
-        if parameter.requires_grad:
+        if parameter.requires_grad and not options.pure_bf16:
             parameter.data = parameter.data.to(torch.float32)
         elif compute is not None and not (kept and kept.search(name)):
             parameter.data = parameter.data.to(compute)

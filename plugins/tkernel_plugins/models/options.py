@@ -39,7 +39,8 @@ class ModelOptions(HubOptions):
     use_kv_cache: bool = True
     """Keep keys and values while generating. Training never does."""
     rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = None
-    """How positions are stretched to `model_max_length`, which must be given with it."""
+    """How positions are stretched: by the whole factor that `model_max_length`, else `cutoff_len`, needs; twofold
+    for inference without either. Not at all if the model reads `cutoff_len` tokens anyway."""
     model_max_length: int | None = field(default=None, metadata={"ge": 1})
     """Longest sequence in tokens, for `rope_scaling` and the tokenizer; None is the model's own."""
     train_from_scratch: bool = False

@@ -42,7 +42,7 @@ def checkpoint_dtype(facts: ModelFacts) -> torch.dtype:
 def load_dtype(request: ModelRequest, options: ModelOptions) -> torch.dtype:
     """The precision that `request` is to be loaded in.
 
-    - Training with `bf16` or `fp16`: the checkpoint's own; nothing is lost before the adapter plugin casts.
+    - Training with `bf16`, `fp16` or `pure_bf16`: the checkpoint's own; nothing is lost before the adapter plugin casts.
     - Reference, reward and teacher models of such a run: bfloat16 or float16.
     - Training with neither: float32 on the CPU; on a GPU the checkpoint's, float32 where the GPU lacks it.
     - Inference: `infer_dtype`.
@@ -55,7 +55,7 @@ def load_dtype(request: ModelRequest, options: ModelOptions) -> torch.dtype:
     stored, device = checkpoint_dtype(request.facts), device_of(request.arguments)
     scores = not request.trainable and request.role != "policy"
     if request.trainable or scores:
-        asked = compute_dtype(request.arguments)
+        asked = torch.bfloat16 if request.settings.get("pure_bf16") else compute_dtype(request.arguments)
         if asked is torch.float16 and device.type == "cpu":
             raise TkError(
                 "`fp16: true` needs a GPU", hint="On a CPU use `bf16: true`, or neither for float32."

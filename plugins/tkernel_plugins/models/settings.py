@@ -8,6 +8,7 @@ from typing import Any
 
 from tkernel.errors import TkError
 from tkernel.types.requests import ModelRequest
+from tkernel_plugins.data.options import PrepareOptions
 from tkernel_plugins.models.options import ModelOptions
 from tkernel_plugins.models.precision import device_of
 
@@ -24,7 +25,7 @@ def adjust_config(config: Any, request: ModelRequest, options: ModelOptions) -> 
     for one in (config, text):
         one.use_cache = cache
     if options.rope_scaling is not None:
-        _stretch_positions(text, options)
+        _stretch_positions(text, request, options)
     if options.moe_aux_loss_coef is not None:
         _balance_experts(text, options.moe_aux_loss_coef, request.trainable)
 
@@ -87,32 +88,39 @@ def _check_attention(name: str, device: str) -> None:
         )
 
 
-def _stretch_positions(text: Any, options: ModelOptions) -> None:
+def _stretch_positions(text: Any, request: ModelRequest, options: ModelOptions) -> None:
+    """LLaMA-Factory's rule: to what training samples need, twofold for inference where that is not known."""
     original = getattr(text, "max_position_embeddings", None)
     rope = getattr(text, "rope_parameters", None)
     if original is None or not isinstance(rope, dict) or "rope_theta" not in rope:
         raise TkError(
             f"`rope_scaling` has nothing to scale: {text.model_type} has no single set of rotary positions"
         )
-    if options.model_max_length is None:
+    wanted = options.model_max_length or _longest_sample(request)
+    if options.model_max_length is not None and wanted <= original:
         raise TkError(
-            "`rope_scaling` needs to know to what length positions are stretched",
-            hint=f"Set `model_max_length` (the model's own is {original}); `cutoff_len` up to it is then possible.",
-        )
-    if options.model_max_length <= original:
-        raise TkError(
-            f"`rope_scaling` has nothing to do: the model reads {original} tokens, and `model_max_length` is "
-            f"{options.model_max_length}",
+            f"`rope_scaling` has nothing to do: the model reads {original} tokens, and `model_max_length` is {wanted}",
             hint="Leave `rope_scaling` out.",
         )
+    if wanted is not None and wanted <= original:
+        logger.warning(
+            "rope_scaling is not needed: the model reads %d tokens, cutoff_len is %d", original, wanted
+        )
+        return
     scaled = {"rope_theta": rope["rope_theta"], "rope_type": options.rope_scaling}
-    scaled["factor"] = float(math.ceil(options.model_max_length / original))
+    scaled["factor"] = 2.0 if wanted is None else float(math.ceil(wanted / original))
     if options.rope_scaling in ("dynamic", "yarn", "llama3"):
         scaled["original_max_position_embeddings"] = original
     if options.rope_scaling == "llama3":
         scaled |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
     text.rope_parameters = scaled
-    text.max_position_embeddings = options.model_max_length
+    text.max_position_embeddings = options.model_max_length or int(original * scaled["factor"])
+
+
+def _longest_sample(request: ModelRequest) -> int | None:
+    """`cutoff_len`, which decides how far positions are stretched; None for inference that names none."""
+    usual = PrepareOptions.cutoff_len if request.trainable else None
+    return request.settings.get("cutoff_len", usual)
 
 
 def _balance_experts(text: Any, coefficient: float, trainable: bool) -> None:

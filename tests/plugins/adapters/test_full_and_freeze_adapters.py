@@ -7,6 +7,7 @@ import torch
 
 from tkernel.errors import TkError
 from tkernel.testing import tiny
+from tkernel.types.check import CheckRequest
 from tkernel.types.requests import AdapterRequest
 from tkernel_plugins.adapters import freeze, full
 
@@ -140,3 +141,18 @@ def test_freeze_moves_only_what_it_trains():
         optimizer.zero_grad()
     moved = {name for name, p in module.named_parameters() if not torch.equal(before[name], p)}
     assert moved == trained(module)
+
+
+@pytest.mark.parametrize("method", [train_all, train_some])
+def test_pure_bf16_holds_trained_and_frozen_weights_in_bfloat16(method):
+    module = method(tiny.make_bundle(), pure_bf16=True)
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert trained(module)
+
+
+@pytest.mark.parametrize("adapter", [full.ADAPTER, freeze.ADAPTER])
+def test_pure_bf16_and_mixed_precision_exclude_each_other(adapter):
+    options = adapter.Options(pure_bf16=True)
+    (problem,) = adapter.check(CheckRequest(options, arguments={"bf16": True}))
+    assert problem.key == "pure_bf16"
+    assert adapter.check(CheckRequest(options)) == []

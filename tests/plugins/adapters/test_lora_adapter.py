@@ -185,6 +185,14 @@ def test_with_bf16_the_base_is_in_bfloat16_and_the_adapter_in_float32(checkpoint
         train(module)
 
 
+def test_with_pure_bf16_everything_is_in_bfloat16_and_trains_without_autocast():
+    module = adapt(tiny.make_bundle(), pure_bf16=True).module
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    before = logits(module)
+    train(module)
+    assert not torch.equal(logits(module), before)
+
+
 def test_norms_that_were_asked_for_in_float32_stay_so():
     bundle = tiny.make_bundle()
     bundle.module._keep_in_fp32_modules = {"norm", "input_layernorm"}

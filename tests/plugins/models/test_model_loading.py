@@ -22,10 +22,12 @@ FAMILIES = [value for value in vars(families).values() if isinstance(value, Fami
 IDS = torch.arange(24).reshape(2, 12)
 
 
-def load(folder, *, model=MODEL, trainable=True, role="policy", arguments=(), load_kwargs=None, **options):
+def load(folder, *, model=MODEL, trainable=True, role="policy", arguments=(), load_kwargs=None, settings=(), **options):
     facts = read_facts(str(folder))
     arguments = {"use_cpu": True, **dict(arguments)}
-    request = ModelRequest(facts, ModelOptions(**options), role, trainable, arguments)
+    request = ModelRequest(
+        facts, ModelOptions(**options), role, trainable, arguments, settings=dict(settings)
+    )
     if load_kwargs:
         request.slots.put("load_kwargs", load_kwargs, by="test")
     bundle = model.load_model(request)
@@ -249,9 +251,22 @@ def test_rope_scaling_stretches_positions_to_model_max_length(folder, kind):
     assert bundle.module(torch.zeros(1, 600, dtype=torch.long)).logits.isfinite().all()
 
 
-def test_rope_scaling_without_a_length_or_to_a_shorter_one_is_an_error(folder):
-    with pytest.raises(TkError, match="model_max_length"):
-        load(folder, rope_scaling="yarn")
+@pytest.mark.parametrize(
+    ("cutoff", "trainable", "factor", "longest"),
+    [(1000, True, 2.0, 1024), (1030, True, 3.0, 1536), (None, True, 4.0, 2048), (None, False, 2.0, 1024)],
+)
+def test_rope_scaling_without_a_length_follows_what_samples_need_as_llama_factory_does(
+    folder, cutoff, trainable, factor, longest
+):
+    settings = {} if cutoff is None else {"cutoff_len": cutoff}
+    config = load(folder, rope_scaling="linear", trainable=trainable, settings=settings).module.config
+    assert (config.rope_parameters["factor"], config.max_position_embeddings) == (factor, longest)
+
+
+def test_rope_scaling_is_left_out_where_samples_fit_and_refused_for_a_shorter_length(folder, caplog):
+    config = load(folder, rope_scaling="yarn", settings={"cutoff_len": 512}).module.config
+    assert config.max_position_embeddings == 512
+    assert "rope_scaling is not needed" in caplog.text
     with pytest.raises(TkError, match="nothing to do"):
         load(folder, rope_scaling="yarn", model_max_length=100)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -184,3 +186,23 @@ def test_what_makes_no_optimizer_or_is_not_there_is_an_error(train, tmp_path):
         train(optim=f"{tmp_path}/mine.py:wrong")
     with pytest.raises(TkError, match=r"mine\.py has no 'mkae'"):
         train("other", optim=f"{tmp_path}/mine.py:mkae")
+
+
+def test_pure_bf16_trains_in_bfloat16_alone(train, capsys):
+    result = train(pure_bf16=True, max_steps=2)
+    assert {p.dtype for p in result.bundle.module.parameters()} == {torch.bfloat16}
+    assert "; bfloat16 weights" in capsys.readouterr().out
+    assert math.isfinite(result.metrics["train_loss"])
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_tensorboard_gets_the_losses_that_the_log_has(train, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(report_to="tensorboard", logging_dir=str(tmp_path / "events"))
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    logged = [line for line in read(tmp_path / "out/trainer_log.jsonl") if "loss" in line]
+    seen = events.Scalars("train/loss")
+    assert [event.step for event in seen] == [line["current_steps"] for line in logged] == [1, 2, 3, 4]
+    assert [event.value for event in seen] == pytest.approx([line["loss"] for line in logged], rel=1e-4)
