@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tkernel import ModelBundle, hookimpl
+from tkernel.errors import Problem
+from tkernel.types.check import CheckRequest
 from tkernel.types.requests import ModelRequest
 from tkernel_plugins.models.options import ModelOptions
 
@@ -24,6 +27,12 @@ class Family:
     media: str | None = None
 
     Options = ModelOptions
+
+    def check(self, request: CheckRequest) -> Iterable[Problem]:
+        """Options that contradict each other or this machine."""
+        from tkernel_plugins.models.checks import check_model
+
+        return check_model(request)
 
     @hookimpl
     def load_model(self, request: ModelRequest) -> ModelBundle:
