@@ -87,7 +87,7 @@ class LosesTheLastRowOfAnArray(Changed):
         return dataset.select(range(len(dataset) - 1)) if request.entry.path.suffix == ".json" else dataset
 
 
-@MUTANTS.breaks("test_counts_add_up")
+@MUTANTS.breaks("test_counts_add_up", "test_odd_values_are_read_or_counted")
 class CountsOnlyWhatItKeeps(Changed):
     def change(self, dataset, request):
         request.report.read = request.report.kept
@@ -113,7 +113,10 @@ class DropsWithoutAName(Changed):
         return dataset
 
 
-@MUTANTS.breaks("test_broken_json_is_an_error_that_names_its_line")
+@MUTANTS.breaks(
+    "test_broken_json_is_an_error_that_names_its_line",
+    "test_text_that_is_not_unicode_is_an_error_that_names_its_line",
+)
 class SkipsBrokenLines(Changed):
     @hookimpl
     def load_dataset(self, request):
@@ -138,6 +141,44 @@ class ReadsNothingFromNowhere(Changed):
         if request.entry.path.is_file():
             return super().load_dataset(request)
         return datasets.Dataset.from_list([])
+
+
+@MUTANTS.breaks("test_text_that_is_not_unicode_is_an_error_that_names_its_line")
+class ReplacesWhatIsNotUnicode(Changed):
+    @hookimpl
+    def load_dataset(self, request):
+        file = request.entry.path
+        if file.is_file() and b"\xfc" in file.read_bytes():
+            file.write_text('{"question": "q", "answer": "a"}\n' * 3)
+        return super().load_dataset(request)
+
+
+@MUTANTS.breaks("test_odd_values_are_read_or_counted")
+class FailsOnNumbers(Changed):
+    @hookimpl
+    def load_dataset(self, request):
+        file = request.entry.path
+        if file.is_file() and b": 7" in file.read_bytes():
+            raise TypeError("argument of type 'int' is not iterable")
+        return super().load_dataset(request)
+
+
+@MUTANTS.breaks("test_a_file_without_rows_is_an_error_that_names_it")
+class AcceptsNothing(Changed):
+    @hookimpl
+    def load_dataset(self, request):
+        try:
+            return super().load_dataset(request)
+        except DataError as error:
+            if "no rows" in str(error):
+                return datasets.Dataset.from_list([])
+            raise
+
+
+@MUTANTS.breaks("test_a_kind_of_rows_that_it_does_not_have_is_refused")
+class GivesAlwaysTheSame(Changed):
+    def kinds(self, entry):
+        return ("supervised",)
 
 
 @MUTANTS.breaks("test_the_kernel_accepts_it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """Kind of rows -> its columns; `origin` and those of media come on top."""
 OPTIONAL = ("tools", "images", "videos", "audios")
+
+ODD: tuple[Any, ...] = (None, True, 7, 1e300, "", "\0", "\ud800", [], {}, [[]], ["text"], {"odd": None})
+"""What may stand in a file where something else is expected."""
 
 _QUESTIONS = ("Who runs the inn?", "Where is the naïve café? 😀", "How much is 12 and 12?")
 _ANSWERS = ("The user does.", "Behind the inn.\nOn the left.", "It is 24.")
@@ -75,9 +78,15 @@ class DatasetContract(Contract):
         found = kinds(DatasetEntry("contract", "rows.jsonl", formatting=self.name)) or ("supervised",)
         return str(self.rows or getattr(self.provider, "rows", found[0]))
 
+    @property
+    def form(self) -> str:
+        """The format, also where the plugin is named after columns that it is told by."""
+        first = self.name.partition("+")[0]
+        return ALIASES.get(first, first)
+
     def raw_rows(self) -> list[dict[str, Any]]:
         """The good raw rows."""
-        known = EXAMPLES.get(ALIASES.get(self.name, self.name))
+        known = EXAMPLES.get(self.form)
         rows = self.examples or getattr(self.provider, "examples", known)
         if rows is None:
             raise TypeError(
@@ -90,7 +99,7 @@ class DatasetContract(Contract):
         """What the rows say, if it is known."""
         if self.said is not None:
             return [list(messages) for messages in self.said]
-        known = self.raw_rows() == list(EXAMPLES.get(ALIASES.get(self.name, self.name), ()))
+        known = self.raw_rows() == list(EXAMPLES.get(self.form, ()))
         return [list(messages) for messages in SAID] if known and self.kind_of_rows == "supervised" else None
 
     def rejected_row(self) -> dict[str, Any]:
@@ -206,6 +215,48 @@ class DatasetContract(Contract):
             self.load(file)
         assert "rows.jsonl:2" in str(caught.value)
 
+    def test_text_that_is_not_unicode_is_an_error_that_names_its_line(self, tmp_path: Path) -> None:
+        """A line whose bytes are not UTF-8 raises a DataError with `file:line`."""
+        raw = [json.dumps(row, ensure_ascii=False).encode() for row in self.raw_rows()]
+        raw[1] = b'{"Gr\xfc\xdfe": 1}'
+        file = tmp_path / "rows.jsonl"
+        file.write_bytes(b"\n".join(raw) + b"\n")
+        with pytest.raises(DataError) as caught:
+            self.load(file)
+        assert "rows.jsonl:2" in str(caught.value)
+
+    def test_odd_values_are_read_or_counted(self, tmp_path: Path) -> None:
+        """Whatever a value of a row is replaced by, the row is kept or, with `drop`, rejected and counted."""
+        raw = self.raw_rows()
+        odd = list(_odd(raw[0]))
+        file = tmp_path / "rows.jsonl"
+        lines = (json.dumps(row) for row in [raw[0], *odd, 7, None, "text", ["list"], raw[1]])
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows, report, _ = self.load(file, **self.drop)
+        assert report.read == len(odd) + 6
+        assert report.kept == len(rows) == report.read - sum(report.rejections.values())
+        assert [row["origin"]["row"] for row in (rows[0], rows[-1])] == [0, report.read - 1]
+
+    def test_a_file_without_rows_is_an_error_that_names_it(self, tmp_path: Path) -> None:
+        """An empty file, or one of blank lines, raises a DataError with its name."""
+        for content in ("", "\n \n"):
+            (tmp_path / "nothing.jsonl").write_text(content)
+            with pytest.raises(DataError) as caught:
+                self.load(tmp_path / "nothing.jsonl")
+            assert "nothing.jsonl" in str(caught.value)
+
+    def test_a_kind_of_rows_that_it_does_not_have_is_refused(self, tmp_path: Path) -> None:
+        """Where the plugin says in `kinds` what an entry yields, asking for another kind is a DataError."""
+        file = write_jsonl(tmp_path / "rows.jsonl", self.raw_rows())
+        ranking = self.kind_of_rows == "preference"
+        declared: dict[str, Any] = {"columns": self.columns, "tags": self.tags, "ranking": ranking}
+        entry = DatasetEntry("contract", str(file), formatting=self.name, **declared)
+        kinds = getattr(self.provider, "kinds", lambda entry: ())(entry)
+        for kind in set(COLUMNS).difference(kinds) if kinds else ():
+            request = DatasetRequest(entry, DatasetReport("contract"), kind, self.bound_options())
+            with pytest.raises(DataError):
+                list(self.provider.load_dataset(request))
+
     def test_a_missing_file_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         """A file that is not there raises a DataError with its name."""
         with pytest.raises(DataError) as caught:
@@ -222,6 +273,16 @@ def write_jsonl(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def _without_origin(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "origin"}
+
+
+def _odd(value: Any) -> Iterator[Any]:
+    """`value` with each value inside it replaced by each of `ODD`."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        for changed in (*ODD, *_odd(item)):
+            copy = dict(value) if isinstance(value, dict) else list(value)
+            copy[key] = changed
+            yield copy
 
 
 def _strings(value: Any) -> list[str]:

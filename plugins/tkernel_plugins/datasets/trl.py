@@ -139,6 +139,11 @@ class TRLDataset:
     Options = RowOptions
     check = staticmethod(check_streaming)
     kinds, unknown_names = TRL.kinds, TRL.unknown_names
+    examples = (
+        {"prompt": "Who runs the inn?", "completion": "The user does."},
+        {"prompt": "Where is the café?", "completion": "Behind the inn."},
+        {"prompt": [{"role": "user", "content": "12 and 12?"}], "completion": "It is 24."},
+    )
 
     @hookimpl
     def load_dataset(self, request: DatasetRequest) -> datasets.Dataset | datasets.IterableDataset:

@@ -20,16 +20,21 @@ class Options:
 
 def read(file):
     """Each row with its line, for JSON lines and JSON arrays (whose rows have no line)."""
-    text = file.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        yield from ((row, None) for row in json.loads(text))
+    data = file.read_bytes()
+    if data.lstrip().startswith(b"["):
+        yield from ((row, None) for row in json.loads(data))
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(data.splitlines(), start=1):
         if line.strip():
             try:
                 yield json.loads(line), number
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file}:{number}: not JSON: {error.msg}") from error
+            except ValueError as error:  # not JSON, or not UTF-8
+                raise DataError(f"{file}:{number}: not JSON: {error}") from error
+
+
+def is_text(value):
+    """Whether a value is text that says something and that can be stored, as a lone surrogate cannot."""
+    return isinstance(value, str) and bool(value.strip()) and value.encode(errors="ignore").decode() == value
 
 
 def features():
@@ -69,7 +74,7 @@ class Dataset:
             raise DataError(f"{file} is not there")
         for position, (row, line) in enumerate(read(file)):
             report.read += 1
-            if not (row.get("question") and row.get("answer")):
+            if not (isinstance(row, dict) and is_text(row.get("question")) and is_text(row.get("answer"))):
                 rejection = Rejection(str(file), position, line, "no question or no answer")
                 if request.options.on_bad_row == "error":
                     raise DataError(str(rejection), hint="`on_bad_row: drop` leaves such rows out.")
@@ -78,6 +83,8 @@ class Dataset:
             messages = (Message("user", row["question"]), Message("assistant", row["answer"]))
             origin = {"file": str(file), "row": position, "line": line}
             rows.append({"messages": [message_to_dict(m) for m in messages], "tools": "", "origin": origin})
+        if report.read == 0:
+            raise DataError(f"{file} has no rows")
         report.kept = len(rows)
         return datasets.Dataset.from_list(rows, features=features())
 
