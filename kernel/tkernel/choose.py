@@ -11,15 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tkernel.config.settle import Settings
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import AmbiguousProvider, BrokenPlugin, NoProvider, TkError, UnusedPlugin
 from tkernel.hookspecs import KINDS, PROJECT
 from tkernel.index import Entry, Index
 from tkernel.pins import (
-    DatasetWanted,
     Pin,
     Pins,
-    Selection,
     Wanted,
     blocked_by,
     is_of,
@@ -27,6 +26,7 @@ from tkernel.pins import (
     resolve,
     same_distribution,
 )
+from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts
 from tkernel.types.plan import Choice, How, Plan
 
@@ -48,12 +48,16 @@ DEFAULTS = {
 }
 
 
+MEDIA_COLUMNS = frozenset({"images", "videos", "audios"})
+"""Columns that need a media plugin."""
+
 MOST_NAMES = 20
 """So many names are in a message; the command that it gives lists the others."""
 
 
 def choose(
-    selection: Selection,
+    settings: Settings,
+    entries: Sequence[DatasetEntry],
     facts: ModelFacts | None,
     index: Index,
     pins: Pins,
@@ -67,17 +71,18 @@ def choose(
     """
     blocked = blocked_by(pins, index)
     resolved, errors = resolve(pins, index, blocked)
-    chooser = _Chooser(index, blocked, resolved, facts, static, errors)
+    chooser = _Chooser(settings, index, blocked, resolved, facts, static, errors)
+    has_media = any(MEDIA_COLUMNS.intersection(entry.columns or ()) for entry in entries)
     if facts is not None:
         chooser.model(facts)
-    chooser.named("adapter", selection.finetuning_type)
-    chooser.template(selection.template)
-    for dataset in selection.datasets:
-        chooser.dataset(dataset)
-    if facts is not None and (facts.is_multimodal or selection.needs_media):
-        chooser.media(facts, selection.needs_media)
-    chooser.named("stage", selection.stage)
-    chooser.named("engine", selection.infer_backend)
+    chooser.named("adapter")
+    chooser.template()
+    for entry in entries:
+        chooser.dataset(entry)
+    if facts is not None and (facts.is_multimodal or has_media):
+        chooser.media(facts, has_media)
+    chooser.named("stage")
+    chooser.named("engine")
     chooser.extensions()
     chooser.unused()
     return Plan(tuple(chooser.choices), tuple(chooser.active)), chooser.errors
@@ -89,6 +94,7 @@ Candidate = tuple[str, How, str]
 
 @dataclass
 class _Chooser:
+    settings: Settings
     index: Index
     blocked: dict[Entry, Wanted]
     pins: list[Pin]
@@ -105,26 +111,26 @@ class _Chooser:
     def model(self, facts: ModelFacts) -> None:
         matched: Candidate = (facts.model_type, "matched", f"model_type is {facts.model_type}")
         reason = f"default of models ({facts.model_type} has none)"
-        self._choose("model", None, [matched, (DEFAULTS["model"], "default", reason)])
+        self._choose("model", [matched, (DEFAULTS["model"], "default", reason)])
 
-    def named(self, kind: str, wanted: Wanted | None) -> None:
+    def named(self, kind: str) -> None:
         """A kind that a key names and that has a default."""
-        self._choose(kind, wanted, [(DEFAULTS[kind], "default", f"default of {kind}s")])
+        self._choose(kind, [(DEFAULTS[kind], "default", f"default of {kind}s")])
 
-    def template(self, wanted: Wanted | None) -> None:
+    def template(self) -> None:
         candidate: Candidate = (DEFAULTS["template"], "default", "default of templates")
         if self.facts is not None and self.facts.chat_template is not None:
             candidate = (DEFAULTS["template"], "default", "the model brings its chat template")
         elif name := self._fact(self.taken.get("model"), "default_template"):
             candidate = (name, "matched", f"the model brings none; {self.taken['model']} names it")
-        self._choose("template", wanted, [candidate])
+        self._choose("template", [candidate])
 
-    def dataset(self, dataset: DatasetWanted) -> None:
+    def dataset(self, dataset: DatasetEntry) -> None:
         if dataset.formatting is not None:
             self._pinned("dataset", Wanted(dataset.formatting, dataset.origin), dataset.name)
             return
-        names = [n for n in self.index.names("dataset") if {*n.split("+")} <= {*dataset.columns}]
-        names.sort(key=lambda n: (-n.count("+"), dataset.columns.index(n.partition("+")[0])))
+        names = [n for n in self.index.names("dataset") if {*n.split("+")} <= {*dataset.seen}]
+        names.sort(key=lambda n: (-n.count("+"), dataset.seen.index(n.partition("+")[0])))
         if self._preferred("dataset", names, dataset.name):
             return
         found = {name: hits for name in names if (hits := self._installed("dataset", name))}
@@ -139,7 +145,7 @@ class _Chooser:
             self._settle(found[best[0]], "matched", reason, dataset.name, dataset.origin)
             return
         else:
-            seen = f"its columns are {', '.join(dataset.columns)}" if dataset.columns else "it has no columns"
+            seen = f"its columns are {', '.join(dataset.seen)}" if dataset.seen else "it has no columns"
             message, hint = f"no dataset plugin reads {dataset.name!r}: {seen}.", "Name its format"
             error = NoProvider
         hint += f" with `formatting` in dataset_info.json; registered names and columns: {self._names('dataset')}."
@@ -182,10 +188,11 @@ class _Chooser:
 
     # -- the rules ------------------------------------------------------------------------------------
 
-    def _choose(self, kind: str, wanted: Wanted | None, candidates: Sequence[Candidate]) -> None:
+    def _choose(self, kind: str, candidates: Sequence[Candidate]) -> None:
         """By the setting, else by preference, else the first candidate that is installed."""
-        if wanted is not None:
-            self._pinned(kind, wanted)
+        key = KEYS.get(kind, "")
+        if self.settings.get(key) is not None:
+            self._pinned(kind, Wanted(str(self.settings[key]), self.settings.origin(key)))
         elif not self._found(kind, candidates):
             name, _, reason = candidates[-1]
             self.errors.append(self._unknown(kind, Wanted(name), reason))

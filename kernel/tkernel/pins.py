@@ -22,29 +22,6 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class DatasetWanted:
-    """One dataset of the run. `columns` are those of its first row, where its format is to be detected."""
-
-    name: str
-    formatting: str | None = None
-    columns: tuple[str, ...] = ()
-    origin: str | None = None
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What the settings say about plugins. None where nobody wrote anything, defaults included."""
-
-    stage: Wanted | None = None
-    finetuning_type: Wanted | None = None
-    template: Wanted | None = None
-    infer_backend: Wanted | None = None
-    datasets: tuple[DatasetWanted, ...] = ()
-    needs_media: bool = False
-    """Images, video or audio are in the data: without a media plugin that is an error."""
-
-
-@dataclass(frozen=True)
 class Pins:
     """Preferences. `plugins` in the order of `plugins:`, each one of: a distribution (with or without
     `tk-`), an entry point's name, `kind:name`, `dist:name`, an opened door, or `no:` before one of the

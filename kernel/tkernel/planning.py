@@ -27,7 +27,7 @@ from tkernel.hookspecs import KINDS
 from tkernel.hub import ModelNotFound, hub_folder, is_hub_id, near_path
 from tkernel.index import Index, read_index
 from tkernel.memory import InMemory, listed, rows_in_memory, wrong
-from tkernel.pins import DatasetWanted, Pins, Selection, Wanted, use_names
+from tkernel.pins import Pins, Wanted, use_names
 from tkernel.references import digest, find_function
 from tkernel.shape import implementations
 from tkernel.trace import Trace
@@ -147,7 +147,7 @@ def open_session(
 
     index, pins = find_pins(run, settings, plugins)
     loader = Loader()
-    plan, errors = choose(select(settings, (*train, *evaluation)), facts, index, pins, loader)
+    plan, errors = choose(settings, (*train, *evaluation), facts, index, pins, loader)
     active = activate(plan, index, loader, Trace())
     problems += wrong_rows(plan, active, (*train, *evaluation))
 
@@ -288,27 +288,6 @@ def find_pins(run: RunOptions, settings: Settings, plugins: Sequence[Any]) -> tu
         key for key in use_names(index) if key in settings and convert(settings.setting(key), bool, {})[0]
     ]
     return index, Pins(tuple(wanted), tuple(Wanted(key, settings.origin(key)) for key in used))
-
-
-MEDIA_COLUMNS = frozenset({"images", "videos", "audios"})
-
-
-def select(settings: Settings, entries: Sequence[DatasetEntry]) -> Selection:
-    """What the settings say about plugins."""
-
-    def named(key: str) -> Wanted | None:
-        return Wanted(str(settings[key]), settings.origin(key)) if settings.get(key) is not None else None
-
-    return Selection(
-        stage=named("stage"),
-        finetuning_type=named("finetuning_type"),
-        template=named("template"),
-        infer_backend=named("infer_backend"),
-        datasets=tuple(
-            DatasetWanted(entry.name, entry.formatting, entry.seen, entry.origin) for entry in entries
-        ),
-        needs_media=any(MEDIA_COLUMNS.intersection(entry.columns or ()) for entry in entries),
-    )
 
 
 def wrong_rows(plan: Plan, active: Active, entries: Iterable[DatasetEntry]) -> list[Problem]:

@@ -9,7 +9,10 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+from tkernel.config.read import Setting
+from tkernel.config.settle import Settings
 from tkernel.index import Index, read_index
+from tkernel.pins import Wanted
 
 BUILT_IN = """
 from dataclasses import dataclass
@@ -134,3 +137,8 @@ class Site:
             text=True,
             timeout=120,
         )
+
+
+def written(**keys: Wanted) -> Settings:
+    """Settings whose values are the names that are wanted, each written where it says."""
+    return Settings([[Setting(key, wanted.name, wanted.origin or "") for key, wanted in keys.items()]])

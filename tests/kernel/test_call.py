@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from distributions import Site
+from distributions import Site, written
 
 from tkernel.activate import Active, Loader, activate
 from tkernel.choose import choose
 from tkernel.errors import ExtensionMisbehaved, InvalidPlugin, PluginError, ProviderMisbehaved, SlotError
-from tkernel.pins import Pins, Selection, Wanted
+from tkernel.pins import Pins, Wanted
 from tkernel.trace import Trace
+from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import AdapterRequest, ModelRequest, StageRequest
 
@@ -86,8 +87,8 @@ def active_of(site: Site, *extensions: str, adapter: str | None = None, trace: T
     site.distribution("tk-e", {"extension": {name: name.upper() for name in NAMES}}, EXTENSIONS)
     loader, index = Loader(), site.index
     pins = Pins(tuple(Wanted(name, "--plugin") for name in extensions))
-    wanted = Wanted(adapter, "train.yaml:3") if adapter else None
-    plan, errors = choose(Selection(finetuning_type=wanted), FACTS, index, pins, loader)
+    wanted = {"finetuning_type": Wanted(adapter, "train.yaml:3")} if adapter else {}
+    plan, errors = choose(written(**wanted), (), FACTS, index, pins, loader)
     assert errors == []
     return activate(plan, index, loader, trace)
 
@@ -244,10 +245,8 @@ def test_an_extension_reads_its_own_bound_options(site: Site) -> None:
 def test_only_the_chosen_provider_is_called_though_several_are_active(site: Site) -> None:
     site.built_ins()
     loader, index = Loader(), site.index
-    from tkernel.pins import DatasetWanted
-
-    datasets = (DatasetWanted("a", "alpaca"), DatasetWanted("b", "instruction"))
-    plan, _ = choose(Selection(datasets=datasets), FACTS, index, Pins(), loader)
+    entries = [DatasetEntry(n, n, formatting=f) for n, f in (("a", "alpaca"), ("b", "instruction"))]
+    plan, _ = choose(written(), entries, FACTS, index, Pins(), loader)
     active = activate(plan, index, loader)
     first, second = plan.chosen("dataset", "a"), plan.chosen("dataset", "b")
     assert first is not None

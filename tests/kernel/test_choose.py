@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from distributions import Site
+from distributions import Site, written
 
 from tkernel.activate import Loader
 from tkernel.choose import choose
 from tkernel.doors import open_doors
 from tkernel.errors import AmbiguousProvider, BrokenPlugin, NoProvider, TkError, UnusedPlugin
 from tkernel.index import Entry
-from tkernel.pins import DatasetWanted, Pins, Selection, Wanted, use_names
+from tkernel.pins import Pins, Wanted, use_names
+from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts
 from tkernel.types.plan import Plan
 
@@ -34,18 +35,28 @@ def static(site: Site) -> Callable[[Entry], Any]:
 
 
 def plan_of(
-    site: Site, *names: str, facts: ModelFacts | None = LLAMA, uses: tuple[str, ...] = (), **selection: Any
+    site: Site,
+    *names: str,
+    facts: ModelFacts | None = LLAMA,
+    uses: tuple[str, ...] = (),
+    datasets: Sequence[DatasetEntry] = (),
+    **keys: Wanted,
 ) -> Plan:
     index = open_doors(names, site.index)
-    plan, errors = choose(Selection(**selection), facts, index, pins(*names, uses=uses), static(site))
+    plan, errors = choose(written(**keys), datasets, facts, index, pins(*names, uses=uses), static(site))
     assert errors == []
     return plan
 
 
 def errors_of(
-    site: Site, *names: str, facts: ModelFacts | None = LLAMA, uses: tuple[str, ...] = (), **selection: Any
+    site: Site,
+    *names: str,
+    facts: ModelFacts | None = LLAMA,
+    uses: tuple[str, ...] = (),
+    datasets: Sequence[DatasetEntry] = (),
+    **keys: Wanted,
 ) -> list[TkError]:
-    return choose(Selection(**selection), facts, site.index, pins(*names, uses=uses), static(site))[1]
+    return choose(written(**keys), datasets, facts, site.index, pins(*names, uses=uses), static(site))[1]
 
 
 def chosen(plan: Plan, kind: str, subject: str | None = None) -> tuple[str, str, str, str]:
@@ -98,7 +109,7 @@ def test_settings_pin_and_the_reason_says_where(site: Site) -> None:
         site,
         finetuning_type=Wanted("full", "train.yaml:3"),
         template=Wanted("chatml", "--template"),
-        datasets=(DatasetWanted("d", "alpaca", None, "dataset_info.json:4"),),
+        datasets=(DatasetEntry("d", "d", formatting="alpaca", origin="dataset_info.json:4"),),
     )
     assert chosen(plan, "adapter") == ("full", "tkernel", "pinned", "finetuning_type: full at train.yaml:3")
     assert chosen(plan, "template")[2:] == ("pinned", "template: chatml at --template")
@@ -107,7 +118,7 @@ def test_settings_pin_and_the_reason_says_where(site: Site) -> None:
 
 def test_a_dataset_is_matched_by_its_first_column_that_is_registered(site: Site) -> None:
     site.built_ins()
-    plan = plan_of(site, datasets=(DatasetWanted("d", None, ("id", "instruction", "alpaca")),))
+    plan = plan_of(site, datasets=(DatasetEntry("d", "d", seen=("id", "instruction", "alpaca")),))
     assert chosen(plan, "dataset", "d") == (
         "instruction",
         "tkernel",
@@ -234,7 +245,7 @@ def test_a_hint_is_spelled_as_the_preference_was_written(site: Site) -> None:
     site.distribution("tk-a", {"extension": {"loud": "E"}})
     site.distribution("tk-b", {"extension": {"loud": "E"}})
     wanted = Pins((Wanted("loud", "--plugin"),))
-    errors = choose(Selection(), LLAMA, site.index, wanted, static(site))[1]
+    errors = choose(written(), (), LLAMA, site.index, wanted, static(site))[1]
     assert "Write `--plugin tk-a:loud` or `--plugin tk-b:loud`." in str(errors[0])
 
 
@@ -316,7 +327,10 @@ def test_a_variant_cannot_be_pinned(site: Site) -> None:
 
 def test_a_dataset_that_nothing_reads_lists_its_columns(site: Site) -> None:
     site.built_ins()
-    datasets = (DatasetWanted("d", None, ("a", "b"), "train.yaml:7"), DatasetWanted("e", None))
+    datasets = (
+        DatasetEntry("d", "d", seen=("a", "b"), origin="train.yaml:7"),
+        DatasetEntry("e", "e"),
+    )
     first, second = errors_of(site, datasets=datasets)
     assert str(first) == (
         "train.yaml:7: no dataset plugin reads 'd': its columns are a, b.\n"
@@ -405,7 +419,8 @@ def test_a_multimodal_model_gets_the_media_plugin_its_model_plugin_names(site: S
 def test_without_a_media_plugin_only_a_run_with_media_fails(site: Site) -> None:
     site.built_ins()
     assert plan_of(site, facts=SEEING).chosen("media") is None
-    (error,) = errors_of(site, facts=SEEING, needs_media=True)
+    pictures = DatasetEntry("d", "d", formatting="alpaca", columns={"images": "images"})
+    (error,) = errors_of(site, facts=SEEING, datasets=(pictures,))
     assert str(error) == (
         "no media plugin serves models of type seer.\n  Installed: none. Prefer one with `plugins: [media:NAME]`."
     )

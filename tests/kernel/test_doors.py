@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from distributions import Site
+from distributions import Site, written
 
 from tkernel.activate import Loader, activate
 from tkernel.choose import choose
 from tkernel.doors import is_door, object_entry, open_doors
 from tkernel.errors import BrokenPlugin, InvalidPlugin, NoProvider
-from tkernel.pins import Pins, Selection, Wanted
+from tkernel.pins import Pins, Wanted
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import AdapterRequest
 
@@ -68,7 +68,7 @@ def test_a_file_gives_every_public_instance_once_with_the_hash_of_the_file(site:
 def test_a_file_answers_and_wraps(site: Site, file: Path) -> None:
     site.built_ins()
     index = open_doors([str(file)], site.index)
-    plan, errors = choose(Selection(), FACTS, index, Pins((Wanted(str(file), "--plugin"),)), Loader())
+    plan, errors = choose(written(), (), FACTS, index, Pins((Wanted(str(file), "--plugin"),)), Loader())
     assert errors == []
     choice = plan.chosen("adapter")
     assert choice is not None
@@ -88,7 +88,7 @@ def test_a_file_can_be_pinned_by_the_name_in_it_and_goes_before_what_is_installe
     index = open_doors([str(file)], site.index)
     pins = Pins((Wanted(str(file), "--plugin"),))
     plan, errors = choose(
-        Selection(finetuning_type=Wanted("full", "train.yaml:3")), FACTS, index, pins, Loader()
+        written(finetuning_type=Wanted("full", "train.yaml:3")), (), FACTS, index, pins, Loader()
     )
     choice = plan.chosen("adapter")
     assert errors == []

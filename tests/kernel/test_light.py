@@ -8,7 +8,8 @@ PLAN = """
 import sys
 from tkernel.activate import Loader, activate
 from tkernel.choose import choose
-from tkernel.pins import Pins, Selection, Wanted
+from tkernel.pins import Pins, Wanted
+from tkernel.config.settle import Settings
 from tkernel.states import plugin_states
 from tkernel.errors import TkError
 from tkernel.facts import read_facts
@@ -24,7 +25,7 @@ facts = ModelFacts("m", "folder", "/m", "llama")
 index, loader = read_index(), Loader()
 pins = Pins(tuple(Wanted(name, "--plugin") for name in NAMES))
 try:
-    plan, errors = choose(Selection(), facts, index, pins, loader)
+    plan, errors = choose(Settings([]), (), facts, index, pins, loader)
     for error in errors:
         raise error
     active = activate(plan, index, loader)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from distributions import Site
+from distributions import Site, written
 
 from tkernel.activate import Loader
 from tkernel.choose import choose
 from tkernel.index import read_index
-from tkernel.pins import Pins, Selection, Wanted
+from tkernel.pins import Pins, Wanted
 from tkernel.states import plugin_states
 from tkernel.types.facts import ModelFacts
 
@@ -18,7 +18,7 @@ from tkernel.types.facts import ModelFacts
 def states(site: Site, *names: str) -> dict[tuple[str, str, str], tuple[str, str]]:
     pins = Pins(tuple(Wanted(name, "train.yaml:9") for name in names))
     facts = ModelFacts("m", "folder", "/m", "novel", chat_template="x")
-    plan, _ = choose(Selection(), facts, site.index, pins, Loader())
+    plan, _ = choose(written(), (), facts, site.index, pins, Loader())
     rows = plugin_states(site.index, plan, pins)
     return {(row.kind, row.name, row.distribution): (row.state, row.detail) for row in rows}
 

@@ -10,9 +10,10 @@ import pytest
 from data_kit import FORMATS, said
 
 from tkernel.choose import choose
+from tkernel.config.settle import Settings
 from tkernel.errors import AmbiguousProvider, DataError, TkError
 from tkernel.index import read_index
-from tkernel.pins import DatasetWanted, Pins, Selection
+from tkernel.pins import Pins
 from tkernel.types.dataset import DatasetEntry, DatasetReport
 from tkernel.types.plan import Plan
 from tkernel.types.requests import DatasetRequest
@@ -38,8 +39,8 @@ FORMS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 
 
 def chosen_format(*columns: str) -> tuple[Plan, list[TkError]]:
-    wanted = Selection(datasets=(DatasetWanted("d", None, columns, "train.yaml:2"),))
-    plan, errors = choose(wanted, None, read_index(), Pins(), lambda entry: None)
+    entry = DatasetEntry("d", "d", seen=columns, origin="train.yaml:2")
+    plan, errors = choose(Settings([]), [entry], None, read_index(), Pins(), lambda entry: None)
     return plan, [error for error in errors if "'d'" in str(error)]
 
 
