@@ -118,11 +118,7 @@ def refuse(path: str | os.PathLike[str], differences: Sequence[str]) -> None:
 
 def plan_of(plan: Plan) -> dict[str, str]:
     """Each choice as `dist==version:entry point`, under its kind and subject, or as `extension NAME`."""
-    chosen: dict[str, str] = {}
-    for choice in (*plan.choices, *plan.extensions):
-        subject = choice.name if choice.kind == "extension" else choice.subject
-        chosen[f"{choice.kind} {subject}" if subject else choice.kind] = _described(choice)
-    return chosen
+    return {_key(choice): _described(choice) for choice in (*plan.choices, *plan.extensions)}
 
 
 def identities(plan: Plan) -> dict[str, str]:
@@ -131,8 +127,13 @@ def identities(plan: Plan) -> dict[str, str]:
     That is its package, or the files beside its file; a version alone says nothing about a plugin that is
     being written. A plugin object given from Python has none, and is left out.
     """
-    named = zip(plan_of(plan).items(), (*plan.choices, *plan.extensions), strict=True)
-    return {key: f"{text} {_source(choice.target)}" for (key, text), choice in named if choice.version != "?"}
+    known = [choice for choice in (*plan.choices, *plan.extensions) if choice.version != "?"]
+    return {_key(choice): f"{_described(choice)} {_source(choice.target)}" for choice in known}
+
+
+def _key(choice: Choice) -> str:
+    subject = choice.name if choice.kind == "extension" else choice.subject
+    return f"{choice.kind} {subject}" if subject else choice.kind
 
 
 def _described(choice: Choice) -> str:

@@ -28,6 +28,8 @@ class DataRun:
     kind: str
     """The kind of rows of the stage."""
     prepared: Prepared
+    words: tuple[str, ...] = ()
+    """What names the run on a command line: its file, overrides and plugins."""
 
 
 def session_of(
@@ -56,10 +58,14 @@ def kind_of(session: Session) -> str:
     return getattr(session.active.object(session.choice("stage")), "rows", None) or "supervised"
 
 
-def prepared_run(session: Session, file: str | None) -> DataRun:
+def prepared_run(
+    session: Session, file: str | None, overrides: Sequence[str] = (), plugins: Sequence[str] = ()
+) -> DataRun:
     """The data of a session, prepared; no file of weights is opened."""
     from tkernel_plugins.data.prepare import prepare
 
     request = stage_request(session, weights=False)
     kind = kind_of(session)
-    return DataRun(file or "the command line", session, request, kind, prepare(request, kind))
+    given = [file] if file is not None else []
+    words = (*given, *overrides, *(word for plugin in plugins for word in ("--plugin", plugin)))
+    return DataRun(file or "the command line", session, request, kind, prepare(request, kind), words)

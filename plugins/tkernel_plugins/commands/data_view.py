@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,8 +37,11 @@ def view(
         int | None, typer.Option(min=1, help="How many samples to show; of a search, to list.")
     ] = None,
     row: Annotated[str | None, typer.Option(help="Show what the row at FILE:LINE became.")] = None,
-    find: Annotated[str | None, typer.Option(help="Find samples: truncated, rejected or no-eos.")] = None,
-    split: Annotated[str, typer.Option(help="train or eval.")] = "train",
+    find: Annotated[
+        str | None,
+        typer.Option(help="Find samples: truncated, rejected or no-eos.", autocompletion=lambda: list(FINDS)),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train or eval.", autocompletion=lambda: list(SPLITS))] = "train",
     diff: Annotated[
         str | None, typer.Option(metavar="A [B]", help="Compare two templates; auto is the tokenizer's own.")
     ] = None,
@@ -79,7 +83,8 @@ def view(
         return
     from tkernel_plugins.data.look.looking import Looking
 
-    run = prepared_run(session_of(path, overrides, plugin or (), drop_bad_rows=find == "rejected"), path)
+    session = session_of(path, overrides, plugin or (), drop_bad_rows=find == "rejected")
+    run = prepared_run(session, path, overrides, plugin or ())
     looking = Looking(run.request, run.prepared, run.kind)
     if find == "rejected":
         from tkernel_plugins.commands.data_rejected import show_rejected
@@ -130,10 +135,15 @@ class Shown:
             write(self.html, page_html(title, body or [f"<p>{text_of(heads)}</p>"]))
         if not self.as_json and self.html is None:
             show(heads)
-            hint = f"tk data view {self.run.file}"
             for page in self.pages(samples):
-                again = f"{hint} --split {self.split} --index {page.sample.index}"
-                show(page_lines(page, self.pieces, width(), of, again))
+                show(page_lines(page, self.pieces, width(), of, self._again(page.sample)))
+
+    def _again(self, sample: Sample) -> str:
+        """The command that shows a sample."""
+        where = ["--split", self.split] if self.split != SPLITS[0] else []
+        words = ["tk", "data", "view", *self.run.words, *where, "--index", str(sample.index)]
+        words += ["--max-tokens", str(self.tokens)] if self.tokens != _TOKENS else []
+        return shlex.join(words)
 
     def pages(self, samples: Sequence[Sample]) -> Iterator[Page]:
         """The page of each sample that was asked for."""
@@ -204,7 +214,7 @@ class Shown:
             if what == "truncated":
                 yield [(f"  sample {sample.index:,}: {sample.lost:,} tokens cut off; {places}", "")]
             for reply in (reply for reply in replies if reply["index"] == sample.index):
-                where = title_of(reply["turn"], "reply")
+                where = title_of(reply["turn"], reply["part"])
                 yield [(f"  sample {sample.index:,}: {where}: {reply['reason']}; {places}", "")]
         if total > len(hits):
             yield [(f"  and {total - len(hits):,} more: --count {total}", "note")]

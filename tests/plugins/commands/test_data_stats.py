@@ -175,6 +175,16 @@ def test_lengths_are_told_for_each_dataset(folder: Path) -> None:
     assert "growing.jsonl (train): 40 rows read, 40 samples" in text
 
 
+def test_each_dataset_of_evaluation_has_numbers_of_its_own_also_one_that_is_trained_on(folder: Path) -> None:
+    words = ("eval_dataset=chats,lines", "eval_on_each_dataset=true")
+    splits = counted(folder, *words)["splits"]
+    assert list(splits) == ["train", "eval chats", "eval lines"]
+    assert splits["eval lines"] == splits["train"]
+    shown = json.loads(tk(folder, "view", "run.yaml", *words, "--split", "eval", "--index", 1, "--json"))
+    assert shown["size"] == 9
+    assert shown["samples"][0]["strips"][0]["origin"]["file"].endswith("lines.jsonl")
+
+
 def test_the_histogram_is_drawn_on_screen_and_as_a_picture(folder: Path) -> None:
     png = folder / "lengths.png"
     text = tk(folder, "stats", "run.yaml", GROWING, "--png", png)

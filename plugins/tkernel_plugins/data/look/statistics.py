@@ -128,7 +128,7 @@ def histogram(lengths: np.ndarray[Any, Any], bins: int = BINS) -> tuple[Bin, ...
     width = -(-(highest - lowest + 1) // bins)
     counts = np.bincount((lengths - lowest) // width)
     return tuple(
-        Bin(lowest + number * width, lowest + (number + 1) * width - 1, int(count))
+        Bin(lowest + number * width, min(lowest + (number + 1) * width - 1, highest), int(count))
         for number, count in enumerate(counts)
     )
 

@@ -34,7 +34,7 @@ def statistics_lines(found: Statistics, columns: int) -> Iterator[Line]:
 
 def _split_lines(split: SplitStatistics, columns: int) -> Iterator[Line]:
     share = f" ({split.supervised / split.tokens:.0%})" if split.tokens else ""
-    yield [(f"{visible(split.name)}: {split.samples:,} samples", "head")]
+    yield [(f"{visible(split.name)}: {_many(split.samples, 'sample')}", "head")]
     yield [
         (
             f"  {split.tokens:,} tokens, {split.mean:,.1f} a sample; {split.supervised:,}{share} are learned",
