@@ -112,11 +112,12 @@ class SegmentEncoder:
 
     def _spells_special(self, segment: Segment) -> bool:
         """Whether a special token's text lies in, or reaches into, text of the data."""
-        return any(
-            match.start() < end and start < match.end()
-            for match in self._pattern.finditer(segment.text)
-            for start, end in segment.typed
-        )
+        for match in self._pattern.finditer(segment.text):
+            first, last = match.span()
+            for start, end in segment.typed:
+                if first < end and start < last:
+                    return True
+        return False
 
     def _only_own(self, segment: Segment, ids: Iterable[int]) -> bool:
         """Whether the special tokens among `ids` are as many as the template itself wrote."""

@@ -19,6 +19,7 @@ from tkernel.errors import DataError, TkError
 from tkernel.types.dataset import Rejection
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.data.canonical import MEDIA
+from tkernel_plugins.data.collection import without_collection
 from tkernel_plugins.data.encoding import Encoder, encoder_for
 from tkernel_plugins.data.mapped import release
 from tkernel_plugins.data.mix import MergedRows
@@ -70,7 +71,8 @@ class BatchWork:
         """
         import pyarrow.compute as pc
 
-        encoded = self.encoder(rows)
+        with without_collection():
+            encoded = self.encoder(rows)
         tallies = self._tallies(encoded, numbers)
         usable = pc.is_null(encoded["reason"])
         kept = encoded if pc.all(usable).as_py() else encoded.filter(usable)

@@ -54,14 +54,18 @@ def conversations(table: pa.Table, column: str = "messages") -> list[Conversatio
     Rows of the built-in formats take a way that reads whole columns; others, which may lack keys of
     a message, go row by row.
     """
-    rest: list[dict[str, Any]] = (
-        table.select([name for name in ("tools", *MEDIA) if name in table.column_names]).to_pylist()
-        or [{}] * table.num_rows
-    )
+    filled = [
+        name
+        for name in ("tools", *MEDIA)
+        if name in table.column_names and table[name].null_count < table.num_rows
+    ]
+    rest: list[dict[str, Any]] = table.select(filled).to_pylist() if filled else []
     messages = _messages(table[column]) if _is_canonical(table.schema.field(column).type) else None
     if messages is None:
         rows = table[column].to_pylist()
         messages = [Conversation.from_row({"messages": row}).messages for row in rows]
+    if not rest:
+        return [Conversation(row) for row in messages]
     return [_conversation(row, other) for row, other in zip(messages, rest, strict=True)]
 
 

@@ -20,6 +20,8 @@ class Text:
     @classmethod
     def of_data(cls, text: str, own: tuple[tuple[int, int], ...] = ()) -> Text:
         """Typed text, except for the ranges `own`."""
+        if not own:
+            return cls(text, ((0, len(text)),) if text else ())
         typed = []
         position = 0
         for start, end in (*sorted(own), (len(text), len(text))):
@@ -31,10 +33,9 @@ class Text:
     def __add__(self, other: Text | str) -> Text:
         if isinstance(other, str):
             return Text(self.text + other, self.typed)
-        shift = len(self.text)
-        return Text(
-            self.text + other.text, self.typed + tuple((a + shift, b + shift) for a, b in other.typed)
-        )
+        if not self.text:
+            return other
+        return Text(self.text + other.text, self.typed + _shifted(other.typed, len(self.text)))
 
     def __radd__(self, other: str) -> Text:
         return Text(other) + self
@@ -51,9 +52,13 @@ class Text:
         """Like `str.lstrip`."""
         return self.part(len(self.text) - len(self.text.lstrip(characters)), len(self.text))
 
-    def segment(self, role: str) -> Segment:
-        """The text as one segment."""
-        return Segment(self.text, role=role, typed=self.typed)
+    def segment(self, role: str, before: str = "", after: str = "") -> Segment:
+        """The text as one segment, between two texts of the template."""
+        return Segment(before + self.text + after, role, typed=_shifted(self.typed, len(before)))
+
+
+def _shifted(typed: tuple[tuple[int, int], ...], by: int) -> tuple[tuple[int, int], ...]:
+    return tuple([(start + by, end + by) for start, end in typed]) if by else typed
 
 
 def join(separator: str, texts: list[Text]) -> Text:
