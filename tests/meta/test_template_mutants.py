@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,9 @@ from tkernel import Message, hookimpl
 from tkernel.rendering import SegmentRenderer
 from tkernel.testing import TemplateContract
 from tkernel.types.rendering import Segment, Turn
+from tkernel_plugins.templates.text import Text
+from tkernel_plugins.templates.tool_formats.default import DEFAULT
+from tkernel_plugins.templates.vendors.generic import CHATML
 
 MUTANTS = Mutants(TemplateContract)
 IGNORED = -100
@@ -130,6 +134,52 @@ def encodes_what_users_type(renderer):
         return [replace(t, prompt=untyped(t.prompt), reply=untyped(t.reply)) for t in turns_of(conversation)]
 
     return rendering(renderer, turns)
+
+
+def of_chatml(format_of):
+    """ChatML, which has a place for tools, with what `format_of` makes of its tool format."""
+    return replace(CHATML, tool_format=format_of(DEFAULT))
+
+
+def untyped(write):
+    """What writes text, without saying what of it was typed."""
+    return lambda said: Text(write(said).text)
+
+
+MUTANTS.add(
+    of_chatml(lambda right: replace(right, describe=untyped(right.describe))),
+    "test_special_tokens_typed_by_a_user_stay_text",
+    **CHATML.contract,
+)
+MUTANTS.add(
+    of_chatml(lambda right: replace(right, write=untyped(right.write))),
+    "test_special_tokens_typed_by_a_user_stay_text",
+    **CHATML.contract,
+)
+MUTANTS.add(
+    of_chatml(
+        lambda right: replace(right, read=lambda text: (found := right.read(text)) and ("", found[1][:1]))
+    ),
+    "test_a_reply_parses_back_to_its_message",
+    **CHATML.contract,
+)
+MUTANTS.add(
+    of_chatml(lambda right: replace(right, jinja_tools="")), "test_jinja_says_the_same", **CHATML.contract
+)
+
+
+MADE = itertools.count()
+
+
+@mutant("test_rendering_again_gives_the_same")
+def every_renderer_says_something_else(renderer):
+    number = Segment(f"{next(MADE)} ")
+
+    def turns(conversation):
+        first, *rest = turns_of(conversation)
+        return [replace(first, prompt=(number, *first.prompt)), *rest]
+
+    return rendering(renderer, turns, jinja=None)
 
 
 @mutant("test_batch_equals_single")
@@ -260,6 +310,7 @@ MUTANTS.add("heavy_plugins:TEMPLATE", "test_importing_the_plugin_imports_nothing
 
 def test_the_right_template_passes():
     assert MUTANTS.failing("tk_demo_template:TEMPLATE") == set()
+    assert MUTANTS.failing(CHATML, **CHATML.contract) == set()
 
 
 def test_every_check_has_a_mutant():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -12,33 +13,24 @@ import pytest
 from tkernel.errors import DataError, TkError
 from tkernel.testing import tiny
 from tkernel.testing.contract import Contract
-from tkernel.types.conversation import Conversation, Message, ToolCall, message_to_dict
+from tkernel.testing.conversations import (
+    ONE_TURN,
+    REPLIES,
+    THREE_TURNS,
+    TOOL_TURNS,
+    WEATHER,
+    as_dicts,
+    calling,
+    talk,
+    with_described_tool,
+    with_message,
+)
+from tkernel.types.conversation import Conversation, Message
 from tkernel.types.facts import ModelFacts
 from tkernel.types.rendering import Encoded, Renderer
 from tkernel.types.requests import TemplateRequest
 
 IGNORED = -100
-WEATHER = {
-    "name": "get_weather",
-    "description": "The weather of a city",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-}
-
-
-def _conversation(*messages: tuple[str, str], **fields: Any) -> Conversation:
-    return Conversation(tuple(Message(role, content) for role, content in messages), **fields)
-
-
-ONE_TURN = _conversation(("user", "Who runs the inn?"), ("assistant", "The user 12 does."))
-THREE_TURNS = _conversation(
-    ("system", "You answer in one line."),
-    ("user", "Hello there"),
-    ("assistant", "Good morning, naïve 😀 friend!"),
-    ("user", "Say 12 1212\n\nand then stop"),
-    ("assistant", "12 1212\n\n  stopped"),
-    ("user", "Thanks"),
-    ("assistant", "You are welcome."),
-)
 
 
 class TemplateContract(Contract):
@@ -69,6 +61,14 @@ class TemplateContract(Contract):
         self.tokenizer = tokenizer
         return renderer
 
+    def three_turns(self, renderer: Renderer) -> Conversation:
+        """Three turns, after a system prompt unless the template refuses one."""
+        try:
+            renderer.text(THREE_TURNS)
+        except DataError:
+            return THREE_TURNS.replace(messages=THREE_TURNS.turns)
+        return THREE_TURNS
+
     def decode(self, ids: list[int]) -> str:
         """Ids as text, special tokens spelled out."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -77,8 +77,9 @@ class TemplateContract(Contract):
     def test_supervises_exactly_the_reply_and_its_terminator(self) -> None:
         """The supervised stretches are the replies, each followed by a stop token, and nothing else."""
         renderer = self.renderer()
-        encoded = renderer.encode([THREE_TURNS])[0]
-        replies = [message.content for message in THREE_TURNS.messages if message.role == "assistant"]
+        three = self.three_turns(renderer)
+        encoded = renderer.encode([three])[0]
+        replies = [message.content for message in three.messages if message.role == "assistant"]
         stretches = [self.decode(ids) for ids in _supervised(encoded)]
         stops = "|".join(re.escape(self.decode([stop])) for stop in renderer.stop_ids)
         end = f"\\s*({stops}){self.separator}" if self.terminator is None else self.terminator
@@ -96,7 +97,8 @@ class TemplateContract(Contract):
 
     def test_labels_are_the_ids_or_masked(self) -> None:
         """As many labels as ids, each either the id at its place or -100."""
-        for encoded in self.renderer().encode([ONE_TURN, THREE_TURNS]):
+        renderer = self.renderer()
+        for encoded in renderer.encode([ONE_TURN, self.three_turns(renderer)]):
             assert len(encoded.labels) == len(encoded.input_ids)
             if not self.efficient_eos:
                 pairs = zip(encoded.input_ids, encoded.labels, strict=True)
@@ -106,7 +108,8 @@ class TemplateContract(Contract):
         """What an engine is fed is what the model was trained on: the prompt's ids are a prefix of the
         training ids, and the rest of them is the reply, all of it supervised."""
         renderer = self.renderer()
-        for conversation, mask_history in ((ONE_TURN, False), (ONE_TURN, True), (THREE_TURNS, True)):
+        three = self.three_turns(renderer)
+        for conversation, mask_history in ((ONE_TURN, False), (ONE_TURN, True), (three, True)):
             encoded = renderer.encode([conversation], mask_history=mask_history)[0]
             asked = conversation.replace(messages=conversation.messages[:-1])
             prompt = renderer.prompt_ids(asked)
@@ -118,62 +121,94 @@ class TemplateContract(Contract):
     def test_text_is_the_decoded_ids(self) -> None:
         """`text` and `encode` say the same."""
         renderer = self.renderer()
-        for conversation in (ONE_TURN, THREE_TURNS):
+        for conversation in (ONE_TURN, self.three_turns(renderer)):
             ids = renderer.encode([conversation])[0].input_ids
             if self.efficient_eos:
                 ids = ids[:-1]
             assert self.decode(ids) == renderer.text(conversation)
 
     def test_nothing_that_was_said_is_missing(self) -> None:
-        """The text contains every message, in order."""
-        text = self.renderer().text(THREE_TURNS)
-        positions = [text.find(message.content) for message in THREE_TURNS.messages]
+        """The text contains every message, in order; a system prompt may be refused, not left out."""
+        renderer = self.renderer()
+        three = self.three_turns(renderer)
+        text = renderer.text(three)
+        positions = [text.find(message.content) for message in three.messages]
         assert -1 not in positions
         assert positions == sorted(positions)
 
+    def test_rendering_again_gives_the_same(self) -> None:
+        """Two renderers, and one asked twice, give the same ids, labels and prompts."""
+        one, other = self.renderer(), self.renderer()
+        batch = [ONE_TURN, self.three_turns(one), ONE_TURN]
+        first, second, third = one.encode(batch), one.encode(batch), other.encode(batch)
+        assert first == second == third
+        assert first[0] == first[2]
+        asked = ONE_TURN.replace(messages=ONE_TURN.messages[:-1])
+        assert one.prompt_ids(asked) == one.prompt_ids(asked) == other.prompt_ids(asked)
+
     def test_special_tokens_typed_by_a_user_stay_text(self) -> None:
-        """Text in the data that looks like a special token is never encoded as one, in any role."""
+        """Text in the data that looks like a special token is never encoded as one, in any role, nor in
+        tools, calls and their results; the template may refuse it by name."""
         renderer = self.renderer()
+        three = self.three_turns(renderer)
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.get_added_vocab().values())
         words = self.tokenizer.convert_ids_to_tokens(sorted(special))
-        for position, message in enumerate(THREE_TURNS.messages):
-            read = self.markup if message.role == "assistant" else ()
-            typed = " and ".join(word for word in words if word not in read)
-            plain, spiked = (_with_content(THREE_TURNS, position, f"say {text} now") for text in ("x", typed))
+        every, unread = (
+            " and ".join(word for word in words if word not in read) for read in ((), self.markup)
+        )
+        for typed, make in self._places(three, every, unread):
+            try:
+                plain, spiked = (renderer.encode([make(f"say {text} now")])[0] for text in ("x", typed))
+            except DataError:
+                continue
             expected, found = (
-                [token for token in renderer.encode([c])[0].input_ids if token in special]
-                for c in (plain, spiked)
+                [token for token in encoded.input_ids if token in special] for encoded in (plain, spiked)
             )
-            assert found == expected, f"typed in a {message.role} message"
-            assert typed in self.decode(renderer.encode([spiked])[0].input_ids)
+            assert found == expected, f"typed in {make('here')}"
+            decoded = self.decode(spiked.input_ids)
+            assert typed in decoded or json.dumps(typed, ensure_ascii=False)[1:-1] in decoded
+
+    def _places(
+        self, three: Conversation, every: str, unread: str
+    ) -> Iterator[tuple[str, Callable[[str], Conversation]]]:
+        """What is typed, and the conversation in which it is."""
+        for position, message in enumerate(three.messages):
+            typed = unread if message.role == "assistant" else every
+            yield typed, partial(_saying, three, position)
+        yield every, partial(_saying, TOOL_TURNS, 2)
+        yield every, lambda text: with_described_tool(TOOL_TURNS, text)
+        yield unread, lambda text: with_message(TOOL_TURNS, 1, tool_calls=calling({"city": text}).tool_calls)
 
     def test_batch_equals_single(self) -> None:
         """Encoding many conversations at once gives what encoding each alone gives."""
         renderer = self.renderer()
-        batch = [ONE_TURN, THREE_TURNS, _with_content(ONE_TURN, 1, "Nobody, 12."), THREE_TURNS]
+        three = self.three_turns(renderer)
+        batch = [ONE_TURN, three, with_message(ONE_TURN, 1, content="Nobody, 12."), three]
         assert renderer.encode(batch) == [renderer.encode([conversation])[0] for conversation in batch]
 
     def test_earlier_turns_do_not_depend_on_later_ones(self) -> None:
         """The first turns of a conversation encode to a prefix of the whole."""
         renderer = self.renderer()
-        whole = renderer.encode([THREE_TURNS])[0]
-        for end in (3, 5):
-            part = renderer.encode([THREE_TURNS.replace(messages=THREE_TURNS.messages[:end])])[0]
+        three = self.three_turns(renderer)
+        whole = renderer.encode([three])[0]
+        for end in (-4, -2):
+            part = renderer.encode([three.replace(messages=three.messages[:end])])[0]
             ids = part.input_ids[:-1] if self.efficient_eos else part.input_ids
             assert whole.input_ids[: len(ids)] == ids
 
     def test_mask_history_supervises_the_last_reply_alone(self) -> None:
         """With `mask_history` one stretch is supervised: the last reply."""
         renderer = self.renderer()
-        stretches = list(_supervised(renderer.encode([THREE_TURNS], mask_history=True)[0]))
+        three = self.three_turns(renderer)
+        stretches = list(_supervised(renderer.encode([three], mask_history=True)[0]))
         assert len(stretches) == 1
-        assert THREE_TURNS.messages[-1].content in self.decode(stretches[0])
+        assert three.messages[-1].content in self.decode(stretches[0])
 
     def test_train_on_prompt_supervises_everything(self) -> None:
         """With `train_on_prompt` every id is learned, or the template says that it cannot."""
         renderer = self.renderer()
         try:
-            encoded = renderer.encode([THREE_TURNS], train_on_prompt=True)[0]
+            encoded = renderer.encode([self.three_turns(renderer)], train_on_prompt=True)[0]
         except TkError:
             pytest.skip("the template refuses train_on_prompt")
         assert encoded.labels == encoded.input_ids
@@ -181,11 +216,12 @@ class TemplateContract(Contract):
     def test_the_train_flag_decides_for_its_message(self) -> None:
         """`train: false` masks one reply; `train: true` keeps one that `mask_history` would mask."""
         renderer = self.renderer()
-        off = _with_train(THREE_TURNS, 4, False)
+        three = self.three_turns(renderer)
+        off = with_message(three, -3, train=False)
         stretches = [self.decode(ids) for ids in _supervised(renderer.encode([off])[0])]
         assert len(stretches) == 2
         assert not any("stopped" in stretch for stretch in stretches)
-        on = _with_train(THREE_TURNS, 4, True)
+        on = with_message(three, -3, train=True)
         stretches = [self.decode(ids) for ids in _supervised(renderer.encode([on], mask_history=True)[0])]
         assert len(stretches) == 2
         assert "stopped" in stretches[0]
@@ -193,10 +229,9 @@ class TemplateContract(Contract):
     def test_weights_are_those_of_the_messages(self) -> None:
         """A message's weight is on every token of its reply; without any, there are no weights."""
         renderer = self.renderer()
-        messages = list(THREE_TURNS.messages)
-        messages[4] = Message("assistant", messages[4].content, weight=0.25)
-        weighted = renderer.encode([THREE_TURNS.replace(messages=tuple(messages))])[0]
-        assert renderer.encode([THREE_TURNS])[0].weights is None
+        three = self.three_turns(renderer)
+        weighted = renderer.encode([with_message(three, -3, weight=0.25)])[0]
+        assert renderer.encode([three])[0].weights is None
         assert weighted.weights is not None
         learned = [
             weight
@@ -207,21 +242,25 @@ class TemplateContract(Contract):
         assert learned == [1.0] * lengths[0] + [0.25] * lengths[1] + [1.0] * lengths[2]
 
     def test_truncation_keeps_the_limit_and_the_labels(self) -> None:
-        """At most `cutoff_len` ids remain, in their order, each with the label that it had."""
+        """At most `cutoff_len` ids remain, in their order, each with the label that it had; with
+        `mask_history` too."""
         renderer = self.renderer()
-        whole = renderer.encode([THREE_TURNS])[0]
-        full = list(zip(whole.input_ids, whole.labels, strict=True))
-        for cutoff in (len(full) + 5, len(full), len(full) - 1, len(full) // 2, 20, 7):
-            encoded = renderer.encode([THREE_TURNS], cutoff_len=cutoff)[0]
-            assert len(encoded.input_ids) <= cutoff
-            assert encoded.dropped == len(full) - len(encoded.input_ids)
-            assert cutoff < len(full) or encoded == whole
-            rest = iter(full)
-            assert all(pair in rest for pair in zip(encoded.input_ids, encoded.labels, strict=True))
+        three = self.three_turns(renderer)
+        for mask_history in (False, True):
+            whole = renderer.encode([three], mask_history=mask_history)[0]
+            full = list(zip(whole.input_ids, whole.labels, strict=True))
+            for cutoff in (len(full) + 5, len(full), len(full) - 1, len(full) // 2, 20, 7):
+                encoded = renderer.encode([three], cutoff_len=cutoff, mask_history=mask_history)[0]
+                assert len(encoded.input_ids) <= cutoff
+                assert encoded.dropped == len(full) - len(encoded.input_ids)
+                assert cutoff < len(full) or encoded == whole
+                rest = iter(full)
+                assert all(pair in rest for pair in zip(encoded.input_ids, encoded.labels, strict=True))
 
     def test_spans_cover_the_ids_and_separate_prompts_from_replies(self) -> None:
         """Spans follow one another from the first id to the last; the supervised ones are the replies."""
-        encoded = self.renderer().encode([THREE_TURNS])[0]
+        renderer = self.renderer()
+        encoded = renderer.encode([self.three_turns(renderer)])[0]
         ends = [span[1] for span in encoded.spans]
         assert [span[0] for span in encoded.spans] == [0, *ends[:-1]]
         assert ends[-1] in (len(encoded.input_ids), len(encoded.input_ids) - self.efficient_eos)
@@ -233,15 +272,10 @@ class TemplateContract(Contract):
                 assert (encoded.labels[start:end] == encoded.input_ids[start:end]) == (part == "reply")
 
     def test_a_reply_parses_back_to_its_message(self) -> None:
-        """What the template writes for a reply, reasoning and tool calls included, it reads back."""
+        """What the template writes for a reply, reasoning and tool calls included, it reads back: quotes,
+        nested arguments, several calls. It may refuse a reply that it has no place for."""
         renderer = self.renderer()
-        calls = (ToolCall("get_weather", json.dumps({"city": "Paris"})),)
-        replies = (
-            Message("assistant", "The user 12 does."),
-            Message("assistant", "Four.", reasoning="Two and two."),
-            Message("assistant", "", tool_calls=calls),
-        )
-        for reply in replies:
+        for reply in REPLIES:
             conversation = Conversation(
                 (Message("user", "Well?"), reply), (WEATHER,) if reply.tool_calls else ()
             )
@@ -255,12 +289,14 @@ class TemplateContract(Contract):
             text = self.decode(_until_stop(ids[len(prompt) :], renderer.stop_ids))
             parsed = renderer.parse_reply(text)
             assert parsed.role == "assistant"
-            assert parsed.content.strip() == reply.content
-            if reply.reasoning is not None and reply.reasoning in text:
-                assert (parsed.reasoning or "").strip() == reply.reasoning
             assert [(c.name, json.loads(c.arguments)) for c in parsed.tool_calls] == [
                 (c.name, json.loads(c.arguments)) for c in reply.tool_calls
             ]
+            if reply.reasoning is None:
+                assert parsed.content.strip() == reply.content
+            elif reply.reasoning in text:
+                # Where no words of the template's own stand around it, a thought is content.
+                assert reply.reasoning in (parsed.reasoning or parsed.content)
 
     def test_tools_are_rendered_or_refused(self) -> None:
         """The tools of a conversation are in its text, or the template says that it has no place for them."""
@@ -276,10 +312,8 @@ class TemplateContract(Contract):
         """An order of roles that the template cannot render is a DataError; no message disappears."""
         renderer = self.renderer()
         for conversation in (
-            _conversation(("user", "first words"), ("user", "second words"), ("assistant", "third words")),
-            _conversation(
-                ("assistant", "first words"), ("user", "second words"), ("assistant", "third words")
-            ),
+            talk(("user", "first words"), ("user", "second words"), ("assistant", "third words")),
+            talk(("assistant", "first words"), ("user", "second words"), ("assistant", "third words")),
         ):
             try:
                 text = renderer.text(conversation)
@@ -302,14 +336,15 @@ class TemplateContract(Contract):
         source = renderer.jinja()
         if source is None:
             pytest.skip("the template has no Jinja form")
-        for conversation in (ONE_TURN, THREE_TURNS):
-            messages = [
-                {"role": m["role"], "content": m["content"]}
-                for m in map(message_to_dict, conversation.messages)
-            ]
-            kwargs = {"chat_template": source, "tokenize": False}
+        for conversation in (ONE_TURN, self.three_turns(renderer), TOOL_TURNS):
+            try:
+                text = renderer.text(conversation)
+            except DataError:
+                continue
+            messages, tools = as_dicts(conversation), list(conversation.tools) or None
+            kwargs = {"chat_template": source, "tokenize": False, "tools": tools}
             asked = conversation.replace(messages=conversation.messages[:-1])
-            assert self.tokenizer.apply_chat_template(messages, **kwargs) == renderer.text(conversation)
+            assert self.tokenizer.apply_chat_template(messages, **kwargs) == text
             assert self.tokenizer.apply_chat_template(
                 messages[:-1], add_generation_prompt=True, **kwargs
             ) == self.decode(renderer.prompt_ids(asked))
@@ -326,18 +361,10 @@ def _supervised(encoded: Encoded) -> Iterator[list[int]]:
             stretch = []
 
 
+def _saying(conversation: Conversation, position: int, text: str) -> Conversation:
+    return with_message(conversation, position, content=text)
+
+
 def _until_stop(ids: list[int], stop_ids: tuple[int, ...]) -> list[int]:
     stops = [position for position, token in enumerate(ids) if token in stop_ids]
     return ids[: stops[0]] if stops else ids
-
-
-def _with_content(conversation: Conversation, position: int, content: str) -> Conversation:
-    messages = list(conversation.messages)
-    messages[position] = Message(messages[position].role, content)
-    return conversation.replace(messages=tuple(messages))
-
-
-def _with_train(conversation: Conversation, position: int, train: bool) -> Conversation:
-    messages = list(conversation.messages)
-    messages[position] = Message(messages[position].role, messages[position].content, train=train)
-    return conversation.replace(messages=tuple(messages))

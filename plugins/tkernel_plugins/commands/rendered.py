@@ -89,6 +89,8 @@ class Renderings:
                 yield {"error": str(error)}
             except UnicodeDecodeError as error:
                 yield {"error": f"the line is not UTF-8: {error}"}
+            except Exception as error:  # a template of somebody else's may raise anything
+                yield {"error": f"{type(error).__name__}: {error}"}
 
     def of_line(self, line: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The rendering of a conversation in JSON; what the line does not say is said by `defaults`.
@@ -170,7 +172,7 @@ def conversation_of(record: Mapping[str, Any]) -> Conversation:
         messages = [{**m, "role": _ROLES.get(m["role"], m["role"])} if _has_role(m) else m for m in messages]
     try:
         row = Row({**record, "messages": messages}, _COLUMNS, OPENAI_TAGS)
-        sample = sample_of(row, results_may_follow=True)
+        sample = sample_of(row, results_may_follow=True, empty_replies=True)
     except BadRow as error:
         raise DataError(str(error)) from error
     return sample.prompt.replace(messages=(*sample.prompt.messages, *sample.replies))

@@ -69,21 +69,24 @@ class _Media:
     audios: list[Any] = field(default_factory=list)
 
 
-def sample_of(row: Row, *, results_may_follow: bool) -> Sample:
+def sample_of(row: Row, *, results_may_follow: bool, empty_replies: bool = False) -> Sample:
     """The sample of one row; raises `BadRow`.
 
     A leading system message replaces the column `system`. The others alternate between asking
     (`user`, `observation`) and answering (`assistant`, `function`); with `results_may_follow`, as
     in OpenAI's protocol, several results of tools may follow each other. The last answer is the
     reply; in a preference row the messages end with a question, and `chosen` and `rejected` are one
-    answer each.
+    answer each. A reply that says nothing teaches nothing and is refused, unless `empty_replies`.
     """
     if row.kind == "text":
         raise BadRow("a conversation is not a text")
     items = row.items("messages", row.need("messages"))
     tags = _tags(row, items)
     media = _Media()
-    messages = [_read(tags, item, number, media) for number, item in enumerate(items, start=1)]
+    messages = [
+        _read(tags, item, number, media, may_be_empty=empty_replies)
+        for number, item in enumerate(items, start=1)
+    ]
     system = row.text("system")
     first = 1
     if messages and messages[0].role == "system":
@@ -137,7 +140,15 @@ def _tags(row: Row, items: list[Any]) -> Mapping[str, str]:
     return row.tags
 
 
-def _read(tags: Mapping[str, str], item: Any, number: int, media: _Media, where: str | None = None) -> _Read:
+def _read(
+    tags: Mapping[str, str],
+    item: Any,
+    number: int,
+    media: _Media,
+    where: str | None = None,
+    *,
+    may_be_empty: bool = False,
+) -> _Read:
     """One message, checked."""
     name = f"message {number}" if where is None else f"`{where}`"
     if not isinstance(item, dict):
@@ -155,7 +166,7 @@ def _read(tags: Mapping[str, str], item: Any, number: int, media: _Media, where:
     role = known[tag]
     calls = _calls(item.get("tool_calls"), name) if role in _ANSWERS else ()
     content = _content(item, tags["content_tag"], name, media, may_be_missing=bool(calls))
-    if role in _ANSWERS and not content.strip() and not calls:
+    if role in _ANSWERS and not content.strip() and not calls and not may_be_empty:
         raise BadRow("an empty reply", f"{name} says nothing")
     if calls:
         role = "assistant"

@@ -120,7 +120,8 @@ class Writer:
             raise DataError(
                 f"the template has no place for what a reply says before its calls: {said[:60]!r}"
             )
-        if "</think>" in said and self.thought_words[1].strip() != "</think>":
+        # LLaMA-Factory writes a thought in other words only where a line break separates it from the calls.
+        if text.text.endswith("</think>") and self.thought_words[1].strip() != "</think>":
             raise DataError(
                 f"before the calls of a reply stands a thought in <think> tags, but this template's stand "
                 f"between {self.thought_words[0]!r} and {self.thought_words[1]!r}",

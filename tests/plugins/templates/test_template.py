@@ -130,9 +130,11 @@ def test_between_a_thought_and_calls_stands_what_llama_factory_writes(
 
 
 def test_a_thought_in_other_words_before_a_call_is_a_data_error(renderer: Renderers) -> None:
-    reply = Message("assistant", "<think>\nWell.\n</think>\n\n", (ToolCall("look_up", "{}"),))
+    reply = Message("assistant", "<think>\nWell.\n</think>", (ToolCall("look_up", "{}"),))
     with pytest.raises(DataError, match="a thought in <think> tags"):
         renderer("kimi_vl").text(question(reply))
+    apart = replace(reply, content=f"{reply.content}\n\n")
+    assert "</think>\n\nAction: look_up" in renderer("kimi_vl").text(question(apart))
     apart = replace(reply, content="", reasoning="Well.")
     assert "◁think▷Well.◁/think▷Action: look_up" in renderer("kimi_vl").text(question(apart))
 
