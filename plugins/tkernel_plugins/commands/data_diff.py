@@ -206,12 +206,9 @@ def _lines(shown: Compared | None, count: int, names: Sequence[str]) -> Iterator
     from tkernel_plugins.data.look.sample import place_of
 
     if shown is None:
-        yield [
-            (
-                f"{names[0]} and {names[1]} render all {count:,} rows alike, token for token and label for label",
-                "head",
-            )
-        ]
+        rows = f"all {count:,} rows" if count != 1 else "the only row"
+        alike = f"{names[0]} and {names[1]} render {rows} alike, token for token and label for label"
+        yield [(alike, "head")]
         return
     where = visible(place_of(shown.origin))
     if shown.same:

@@ -88,8 +88,11 @@ def llava_images(bundle: ModelBundle, options: ImageOptions, media_dir: str | No
             each other.
     """
     from PIL import Image
+    from transformers import AutoConfig
 
-    name, config = bundle.facts.name, bundle.module.config
+    name = bundle.facts.name
+    # Without weights, to look at data, there is no module.
+    config = AutoConfig.for_model(**bundle.facts.config) if bundle.module is None else bundle.module.config
     processor = getattr(bundle.processor, "image_processor", None)
     if processor is None:
         raise TkError(

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,36 @@ def prepared_kind(folder: Path, kind: str, *overrides: str) -> DataRun:
     words = of_kind(kind)
     given = [*words[2:], *overrides]
     return prepared(folder, *given, plugins=tuple(words[1:2]))
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and the text of token boxes."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.attributes: set[str] = set()
+        self.tokens: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in self.VOID:
+            self.open.append(tag)
+        title = dict(attrs).get("title")
+        if tag == "span" and title:
+            self.tokens.append((title, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "span" and self.tokens:
+            title, text = self.tokens[-1]
+            self.tokens[-1] = (title, text + data)

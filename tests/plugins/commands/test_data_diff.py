@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from seeing_kit import make_folder, of_kind, tk
+from seeing_kit import Page, make_folder, of_kind, tk
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,15 @@ def test_a_row_that_one_template_refuses_is_said_to_be_refused(folder: Path) -> 
     )
     text = tk(folder, "view", "run.yaml", "--plugin", "./fussy.py", "--diff", "auto", "fussy")
     assert "fussy refuses it: no words" in text
+
+
+def test_the_page_of_a_difference_is_escaped(folder: Path) -> None:
+    file = folder / "diff.html"
+    tk(folder, "view", "run.yaml", "dataset=chats", "--diff", "auto", "llama3", "--html", file)
+    text = file.read_text(encoding="utf-8")
+    Page(text)
+    assert "<del>" in text
+    assert "&lt;|start_header_id|&gt;" in text
 
 
 def test_a_plugin_that_neither_template_needs_is_an_error(folder: Path) -> None:

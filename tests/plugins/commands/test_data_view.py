@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from seeing_kit import KINDS, LINES, make_folder, of_kind, prepared, prepared_kind, process, tk
+from seeing_kit import KINDS, LINES, Page, make_folder, of_kind, prepared, prepared_kind, process, tk
+
+from tkernel.testing import tiny
 
 
 @pytest.fixture(scope="module")
@@ -228,39 +229,6 @@ def test_nothing_in_the_data_reaches_a_terminal_as_a_command(folder: Path) -> No
     assert all(character.isprintable() or character == "\n" for character in listed)
 
 
-class Page(HTMLParser):
-    """Collects tags, attributes and the text of token boxes."""
-
-    VOID = ("meta", "br")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: set[str] = set()
-        self.attributes: set[str] = set()
-        self.tokens: list[tuple[str, str]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-        if tag not in self.VOID:
-            self.open.append(tag)
-        title = dict(attrs).get("title")
-        if tag == "span" and title:
-            self.tokens.append((title, ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "span" and self.tokens:
-            title, text = self.tokens[-1]
-            self.tokens[-1] = (title, text + data)
-
-
 def test_the_page_holds_every_token_and_nothing_that_is_fetched_or_run(folder: Path) -> None:
     file = folder / "page.html"
     tk(folder, "view", "run.yaml", "dataset=chats", "--html", file)
@@ -279,6 +247,25 @@ def test_the_page_holds_every_token_and_nothing_that_is_fetched_or_run(folder: P
     ]
     assert [title.split(" · position")[0].split(" · weight")[0] for title, _ in page.tokens] == titles
     assert "".join(text.rstrip("\n") for _, text in page.tokens).endswith("<b>&amp;</b><|im_end|>⏎")
+
+
+def test_pictures_are_placeholders_of_one_cell_and_need_no_weights_either(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    tiny.save_model(tmp_path / "model", "llava")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    image.new("RGB", (28, 28), "red").save(tmp_path / "a.png")
+    asked = [{"role": "user", "content": "<image><image>What?"}, {"role": "assistant", "content": "Red."}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": asked, "images": ["a.png"] * 2}))
+    columns = {"messages": "messages", "images": "images"}
+    entry = {"file_name": "rows.jsonl", "formatting": "openai", "columns": columns}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"seen": entry}))
+    (tmp_path / "run.yaml").write_text(
+        "model_name_or_path: model\ndataset: seen\ndataset_dir: .\ntemplate: chatml\n"
+    )
+    assert "<image>×8" in tk(tmp_path, "view", "run.yaml")
+    (strip,) = viewed(tmp_path)[0]["strips"]
+    assert strip["pieces"].count("<image>") == 8
+    assert [span["part"] for span in strip["spans"]] == ["prompt", "reply"]
 
 
 def test_html_of_a_search_that_finds_nothing_is_a_page_too(folder: Path) -> None:

@@ -172,3 +172,8 @@ def test_training_on_the_demo_data_lowers_the_loss_and_depends_on_the_picture(sh
         own = module(**batches[1]).loss
         other = module(**batch(rows[1], tuple(rows[2]["images"]))).loss
     assert own != other
+
+
+def test_without_weights_the_rows_of_a_picture_are_the_same():
+    bundle = tiny.make_bundle("llava")
+    assert processor(bundle.replace(module=None)).rows == processor(bundle).rows
