@@ -133,6 +133,26 @@ def test_cut_sides_of_pairs_and_whole_samples_are_told_apart(folder: Path) -> No
     assert "0 of 8 samples lost tokens" in tk(folder, "view", "run.yaml", "--find", "truncated")
 
 
+def test_sides_whose_prompt_ends_in_view_of_the_reply_keep_their_turns(folder: Path) -> None:
+    thought = "<think>\nHm.\n</think>\n\nYes."
+    rows = [
+        {"instruction": "Well?", "chosen": chosen, "rejected": rejected}
+        for chosen, rejected in ((thought, "No."), ("Yes.", thought))
+    ]
+    (folder / "data" / "thoughts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    info = json.loads((folder / "data" / "dataset_info.json").read_text())
+    columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
+    info["thoughts"] = {"file_name": "thoughts.jsonl", "ranking": True, "columns": columns}
+    (folder / "data" / "dataset_info.json").write_text(json.dumps(info))
+    for thinking in ("true", "false"):
+        words = (*of_kind("preference"), "dataset=thoughts", "template=qwen3", f"enable_thinking={thinking}")
+        for sample in viewed(folder, *words, "--count", 2):
+            for strip in sample["strips"]:
+                check_spans(strip)
+                assert [span["part"] for span in strip["spans"]] == ["prompt", "reply"]
+                assert set(strip["labels"][: strip["spans"][0]["stop"]]) == {-100}
+
+
 def test_pieces_of_a_split_conversation_lose_nothing(folder: Path) -> None:
     words = ("cutoff_len=25", "truncation=split")
     assert json.loads(tk(folder, "view", "run.yaml", *words, "--find", "truncated", "--json"))["found"] == 0
@@ -146,6 +166,13 @@ def test_replies_without_their_terminator_are_found(folder: Path) -> None:
     assert found["found"] == 8
     assert {reply["reason"] for reply in found["replies"]} == {"truncation cut it off"}
     assert "0 of 8 samples have a reply" in tk(folder, "view", "run.yaml", "--find", "no-eos")
+    blocks = (*of_kind("text"), "cutoff_len=16", "--find", "no-eos")
+    assert json.loads(tk(folder, "view", "run.yaml", *blocks, "--json"))["found"] == 0
+    whole = json.loads(tk(folder, "view", "run.yaml", *blocks, "packing=false", "--json"))
+    assert {reply["part"] for reply in whole["replies"]} == {"text"}
+    short = (*of_kind("feedback"), "cutoff_len=26", "--find", "no-eos", "--json")
+    replies = json.loads(tk(folder, "view", "run.yaml", *short))["replies"]
+    assert {reply["reason"] for reply in replies} == {"truncation cut it off"}
     # What is not learned needs no end, and a template may teach the end where the next prompt begins.
     for template in ("chatml", "glm4", "mistral"):
         none = ("dataset=chats", f"template={template}", "--find", "no-eos", "--json")

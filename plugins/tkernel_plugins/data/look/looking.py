@@ -127,7 +127,11 @@ class Looking:
     def unfinished(self, sample: Sample) -> list[Unfinished]:
         """Replies of a sample from whose labels the model does not learn to stop."""
         found = []
+        # The reply of another row is no data of this one; a text at the end of a block goes on in the next.
+        last = len(sample.strips) - 1 if self.kind == "text" and sample.packed else None
         for number, strip in enumerate(sample.strips):
+            if strip.name == "kl" or number == last:
+                continue
             for start, stop, turn, part in strip.spans:
                 # A template may teach the end in place of the next prompt's first token.
                 labels = strip.labels[start : stop + 1]
