@@ -10,7 +10,7 @@ from tkernel.activate import Loader, activate
 from tkernel.choose import choose
 from tkernel.pins import Pins, Wanted
 from tkernel.config.settle import Settings
-from tkernel.states import plugin_states
+from tkernel_plugins.commands.plugin_states import plugin_states
 from tkernel.errors import TkError
 from tkernel.facts import read_facts
 from tkernel.index import read_index

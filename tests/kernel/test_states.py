@@ -11,8 +11,8 @@ from tkernel.activate import Loader
 from tkernel.choose import choose
 from tkernel.index import read_index
 from tkernel.pins import Pins, Wanted
-from tkernel.states import plugin_states
 from tkernel.types.facts import ModelFacts
+from tkernel_plugins.commands.plugin_states import plugin_states
 
 
 def states(site: Site, *names: str) -> dict[tuple[str, str, str], tuple[str, str]]:

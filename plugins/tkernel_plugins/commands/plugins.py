@@ -17,7 +17,7 @@ from tkernel.cli.screen import origin, table
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import NoProvider, TkError, UsageError
 from tkernel.index import ALL_KINDS, Entry, Index, read_index
-from tkernel.states import PluginState, plugin_states
+from tkernel_plugins.commands.plugin_states import PluginState, plugin_states
 
 app = typer.Typer(
     rich_markup_mode=None,

@@ -1,4 +1,4 @@
-"""The state of every installed plugin, from metadata alone."""
+"""The state of every installed plugin, from metadata alone. Not a plugin; the library of `tk plugins list`."""
 
 from __future__ import annotations
 
