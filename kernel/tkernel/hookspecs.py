@@ -137,8 +137,8 @@ def load_dataset(request: DatasetRequest) -> datasets.Dataset | datasets.Iterabl
     """Read one dataset entry into canonical rows.
 
     Called once per entry of `dataset` and `eval_dataset`. The plugin is named by the entry's
-    `formatting`; where a path is given without one, by the first column of the first row for which
-    a dataset plugin is registered (so a format registers its key columns as further names).
+    `formatting`; where a path or URL is given without one, by the columns of its first row: a format
+    registers those that it knows as further names, `messages` or `prompt+completion`.
 
     Returns:
         Rows with the columns of their kind, and `origin` (`file`, `row` from 0, `line` from 1 or None):

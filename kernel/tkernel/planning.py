@@ -12,7 +12,7 @@ from typing import Any
 from tkernel import lock
 from tkernel.activate import Active, Loader, activate
 from tkernel.check import check
-from tkernel.choose import KEYS, choose
+from tkernel.choose import KEYS, MOST_NAMES, choose
 from tkernel.config.bind import Bound, Owner, bind, run_options
 from tkernel.config.convert import convert
 from tkernel.config.datasets import resolve
@@ -309,7 +309,7 @@ def wrong_rows(plan: Plan, active: Active, entries: Iterable[DatasetEntry]) -> l
             continue
         lacking = f"; it lacks {lacks[wanted]} in dataset_info.json" if wanted in lacks else ""
         if not entry.formatting and entry.seen:
-            lacking = f"; its columns are {', '.join(entry.seen)}"
+            lacking = f"; its columns are {', '.join(entry.seen[:MOST_NAMES])}"
         message = (
             f"stage {stage.name} needs {wanted} rows, and dataset {entry.name!r} has {kinds[0]} rows{lacking}"
         )

@@ -186,7 +186,7 @@ def _declared(
     if source is None:
         hint = 'Add "file_name" or "hf_hub_url".'
         problems.append(Problem(f"dataset {name!r} does not say where its rows are", start, name, hint))
-    if source is None or len(problems) > before:
+    if source is None or values[source] is None:
         return None
     declared = {key: value for key, value in values.items() if key not in SOURCES}
     entry = DatasetEntry(name, values[source], SOURCES[source], origin=start, places=places, **declared)
