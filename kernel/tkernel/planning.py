@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from tkernel.check import check
 from tkernel.choose import KEYS, MOST_NAMES, choose
 from tkernel.config.bind import Bound, Owner, bind, run_options
 from tkernel.config.convert import convert
-from tkernel.config.datasets import resolve
 from tkernel.config.options import RunOptions
 from tkernel.config.read import Setting
 from tkernel.config.settle import Settings, settle
@@ -37,6 +37,9 @@ from tkernel.types.plan import Choice, Plan
 
 FOR_TRAINING = ("model_name_or_path", "dataset", "output_dir")
 """Keys without which `tk run` has nothing to do."""
+
+SOURCES = "tkernel_sources"
+"""The group of the one entry point that is no plugin: every run uses it, and none chooses it."""
 
 IN_MEMORY = "plugins=[...]"
 """The origin of plugin objects that a notebook gives."""
@@ -250,7 +253,7 @@ def find_datasets(
     names = getattr(run, key)
     if not names:
         return (), []
-    return resolve(
+    return resolver()(
         names,
         run.dataset_dir,
         run.media_dir,
@@ -258,6 +261,18 @@ def find_datasets(
         key=key,
         media_origin=settings.origin("media_dir"),
     )
+
+
+def resolver() -> Callable[..., tuple[tuple[DatasetEntry, ...], list[Problem]]]:
+    """The function that knows where the datasets of a name are, and what `dataset_info.json` says of them.
+
+    It belongs to the library of sources, and is the entry point `resolve` of the group `tkernel_sources`.
+    """
+    found = next(iter(entry_points(group=SOURCES, name="resolve")), None)
+    if found is None:
+        raise TkError(f"nothing installed provides {SOURCES}:resolve", hint="Run: pip install tkernel")
+    resolve: Callable[..., tuple[tuple[DatasetEntry, ...], list[Problem]]] = found.load()
+    return resolve
 
 
 def find_pins(run: RunOptions, settings: Settings, plugins: Sequence[Any]) -> tuple[Index, Pins]:

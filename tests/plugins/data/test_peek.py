@@ -17,6 +17,7 @@ import pytest
 
 from tkernel.config.datasets import resolve
 from tkernel.errors import DataError
+from tkernel_plugins.data.dataset_info import resolve
 from tkernel.types.dataset import DatasetEntry
 from tkernel_plugins.data.peek import columns_of
 
@@ -187,7 +188,7 @@ def test_looking_imports_nothing_heavy(tmp_path: Path) -> None:
     Path("a.jsonl").write_text('{"a": 1}')
     program = """
 import sys
-from tkernel.config.datasets import resolve
+from tkernel_plugins.data.dataset_info import resolve
 entries, problems = resolve(["a.jsonl", "a.parquet", "http://127.0.0.1:9/a.jsonl"])
 assert [entry.seen for entry in entries] == [("a",), ("a",)], problems
 heavy = {"numpy", "pyarrow", "datasets", "fsspec", "aiohttp", "torch", "huggingface_hub"} & set(sys.modules)

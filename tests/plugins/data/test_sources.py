@@ -303,7 +303,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 PROGRAM = """
 import json, sys
-from tkernel.config.datasets import resolve
+from tkernel_plugins.data.dataset_info import resolve
 from tkernel.errors import TkError
 from tkernel.types.dataset import DatasetEntry
 from tkernel_plugins.data.sources import content_key, raw_rows

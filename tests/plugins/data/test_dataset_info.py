@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tkernel.config.datasets import resolve
 from tkernel.types.dataset import DatasetEntry
+from tkernel_plugins.data.dataset_info import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -43,11 +42,6 @@ FIELDS: Mapping[str, Any] = {
     "tags": dict[str, str | None],
 }
 """The other keys of an entry and their types."""
-
-LIBRARY = "tkernel_sources"
-"""The group of entry points under which a library offers two functions: `columns`, which takes a
-`DatasetEntry` and returns the names of the columns of its first row, and `info`, which takes the id of a
-repository and returns the path of its `dataset_info.json`. Both raise a `TkError` that says why not."""
 
 
 def resolve(
@@ -92,14 +86,9 @@ def resolve(
 
 def seeing(entry: DatasetEntry) -> DatasetEntry:
     """The entry with the columns of its first row; raises `TkError` where they cannot be seen."""
-    return replace(entry, seen=tuple(_library("columns")(entry)))
+    from tkernel_plugins.data.peek import columns_of
 
-
-def _library(name: str) -> Any:
-    found = next(iter(entry_points(group=LIBRARY, name=name)), None)
-    if found is None:
-        raise TkError(f"nothing installed provides {LIBRARY}:{name}", hint="Run: pip install tkernel")
-    return found.load()
+    return replace(entry, seen=tuple(columns_of(entry)))
 
 
 def _read_info(dataset_dir: str | Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
@@ -108,8 +97,11 @@ def _read_info(dataset_dir: str | Mapping[str, Any]) -> tuple[Mapping[str, Any] 
         return dataset_dir, "dataset_dir"
     if dataset_dir == "ONLINE":
         return None, dataset_dir
-    remote = dataset_dir.startswith("REMOTE:")
-    file = Path(_library("info")(dataset_dir[7:]) if remote else os.path.join(dataset_dir, INFO))
+    file = Path(dataset_dir, INFO)
+    if dataset_dir.startswith("REMOTE:"):
+        from tkernel_plugins.data.hubs import fetch_info
+
+        file = Path(fetch_info(dataset_dir[7:]))
     if not os.path.lexists(file):
         return None, str(file)
     info = read_json(file, "list of datasets")
