@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from tkernel.errors import TkError
@@ -12,6 +13,8 @@ from tkernel.types.rendering import Segment
 
 # The template's own texts are few; this bounds those of templates that print the time.
 _CACHE_LIMIT = 4096
+_JOINED = 1500
+"""Characters up to which texts are encoded together."""
 
 
 class SegmentEncoder:
@@ -107,8 +110,54 @@ class SegmentEncoder:
             self._backend.no_truncation()
         if self._backend.padding is not None:
             self._backend.no_padding()
+        joined = list(self._joined(texts))
+        encode = partial(self._backend.encode_batch_fast, add_special_tokens=False)
+        spelled = [self._separator.join(group) for group in joined]
         # One by one: a list of ids that is read while it is fresh is in the processor's cache.
-        yield from (e.ids for e in self._backend.encode_batch_fast(texts, add_special_tokens=False))
+        for group, ids in zip(joined, (encoding.ids for encoding in encode(spelled)), strict=True):
+            if len(group) == 1:
+                yield ids
+            elif ids.count(self._separator_id) != len(group) - 1:
+                yield from (encoding.ids for encoding in encode(group))
+            else:
+                start = 0
+                for _ in group[1:]:
+                    stop = ids.index(self._separator_id, start)
+                    yield ids[start:stop]
+                    start = stop + 1
+                yield ids[start:]
+
+    def _joined(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """`texts` in groups that are encoded as one, with a special token between them: calls cost more than
+        short texts do, and a tokenizer cuts a text at special tokens before it does anything else."""
+        group: list[str] = []
+        size = 0
+        for text in texts:
+            if group and (size + len(text) > _JOINED or not self._separator or self._separator in text):
+                yield group
+                group, size = [], 0
+            group.append(text)
+            size += len(text) if self._separator not in text else _JOINED
+        if group:
+            yield group
+
+    @cached_property
+    def _separator(self) -> str:
+        """A special token that can stand between texts without changing their ids; "" if there is none."""
+        probes = ["a 1", " b\n", "\nÉ", "2", "  c"]
+        for name, token in self._special.items():
+            if token is None or token.lstrip or token.rstrip or token.single_word or token.normalized:
+                continue
+            apart = [self._backend.encode(text, add_special_tokens=False).ids for text in probes]
+            together = self._backend.encode(name.join(probes), add_special_tokens=False).ids
+            between = [self._special_id(name)]
+            if together == [i for ids in apart for i in (*between, *ids)][1:]:
+                return name
+        return ""
+
+    @cached_property
+    def _separator_id(self) -> int:
+        return self._special_id(self._separator)
 
     def _spells_special(self, segment: Segment) -> bool:
         """Whether a special token's text lies in, or reaches into, text of the data."""

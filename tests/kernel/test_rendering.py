@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tkernel.encoding import SegmentEncoder
 from tkernel.errors import DataError, TkError
 from tkernel.rendering import IGNORED, SegmentRenderer, exchanges
+from tkernel.testing.tiny import make_tokenizer
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.rendering import Segment, Turn
 
@@ -340,3 +341,28 @@ def test_threads_do_not_see_each_others_special_tokens_switched_off() -> None:
     for thread in threads:
         thread.join()
     assert found == [True] * 4
+
+
+PIECES = st.lists(st.text("ab 12\n</s>é\u0301", max_size=12), min_size=1, max_size=9)
+
+
+@given(texts=PIECES, longer=st.booleans())
+def test_texts_that_are_encoded_together_have_the_ids_that_they_have_alone(
+    texts: list[str], longer: bool
+) -> None:
+    tokenizer = make_tokenizer()
+    given = [Segment(text + "x" * 600 * longer) for text in texts]
+    alone = [SegmentEncoder(tokenizer).encode([segment])[0] for segment in given]
+    assert SegmentEncoder(tokenizer).encode(given) == alone
+
+
+def test_texts_are_encoded_apart_where_the_first_is_encoded_differently() -> None:
+    from tokenizers import pre_tokenizers
+
+    tokenizer = make_tokenizer()
+    words = pre_tokenizers.Metaspace(replacement="u", prepend_scheme="first")
+    tokenizer.backend_tokenizer.pre_tokenizer = words
+    given = [Segment("he"), Segment("in")]
+    encoder = SegmentEncoder(tokenizer)
+    assert encoder.encode(given) == [tokenizer.encode("he"), tokenizer.encode("in")]
+    assert encoder._separator == ""
