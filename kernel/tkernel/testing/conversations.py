@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from tkernel.types.conversation import Conversation, Message, ToolCall, message_to_dict
 
-WEATHER = {
-    "name": "get_weather",
-    "description": "The weather of a city",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+WEATHER: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
 }
 
 
@@ -68,14 +72,18 @@ def with_message(conversation: Conversation, position: int, **changes: Any) -> C
 
 def with_described_tool(conversation: Conversation, description: str) -> Conversation:
     """The conversation with another description of its tool."""
-    return conversation.replace(tools=({**conversation.tools[0], "description": description},))
+    tool = conversation.tools[0]
+    function = {**tool["function"], "description": description}
+    return conversation.replace(tools=({**tool, "function": function},))
 
 
-def as_dicts(conversation: Conversation) -> list[dict[str, Any]]:
-    """Messages as `apply_chat_template` takes them, arguments as values."""
-    dicts = []
+def as_dicts(conversation: Conversation, parts: bool = False) -> list[dict[str, Any]]:
+    """Messages as `apply_chat_template` takes them, arguments as values; `parts`: contents as lists of parts."""
+    dicts: list[dict[str, Any]] = []
     for message in conversation.messages:
-        made = {"role": message.role, "content": message.content}
+        made: dict[str, Any] = {"role": message.role, "content": message.content}
+        if parts:
+            made["content"] = [{"type": "text", "text": message.content}]
         if calls := message_to_dict(message)["tool_calls"]:
             for call in calls:
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"])

@@ -48,6 +48,10 @@ class TemplateContract(Contract):
     it: a regular expression."""
     markup: ClassVar[tuple[str, ...]] = ("<think>", "</think>")
     """Tokens that the template may read in a reply's content, as the marks of its reasoning."""
+    closing: ClassVar[str] = ""
+    """What ends a conversation, after the terminator of its last reply."""
+    forgets: ClassVar[bool] = False
+    """The last reply is written with something, an empty thought, that earlier ones go without."""
     efficient_eos: ClassVar[bool] = False
     """Replies have no terminator of their own; after an earlier one, the end-of-sequence token is
     learned in place of the next prompt's first token."""
@@ -188,12 +192,15 @@ class TemplateContract(Contract):
 
     def test_earlier_turns_do_not_depend_on_later_ones(self) -> None:
         """The first turns of a conversation encode to a prefix of the whole."""
+        if self.forgets:
+            pytest.skip("the template writes earlier replies differently, and says so")
         renderer = self.renderer()
         three = self.three_turns(renderer)
         whole = renderer.encode([three])[0]
+        ending = len(self.tokenizer.encode(self.closing, add_special_tokens=False)) + self.efficient_eos
         for end in (-4, -2):
             part = renderer.encode([three.replace(messages=three.messages[:end])])[0]
-            ids = part.input_ids[:-1] if self.efficient_eos else part.input_ids
+            ids = part.input_ids[: len(part.input_ids) - ending]
             assert whole.input_ids[: len(ids)] == ids
 
     def test_mask_history_supervises_the_last_reply_alone(self) -> None:
@@ -341,10 +348,16 @@ class TemplateContract(Contract):
                 text = renderer.text(conversation)
             except DataError:
                 continue
-            messages, tools = as_dicts(conversation), list(conversation.tools) or None
-            kwargs = {"chat_template": source, "tokenize": False, "tools": tools}
+            kwargs = {"chat_template": source, "tokenize": False, "tools": list(conversation.tools) or None}
+            messages = as_dicts(conversation)
+            try:
+                written = self.tokenizer.apply_chat_template(messages, **kwargs)
+            except Exception:  # a template may want lists of parts, and fail at a string as it likes
+                written = None
+            if written != text:
+                messages = as_dicts(conversation, parts=True)
+                assert self.tokenizer.apply_chat_template(messages, **kwargs) == text
             asked = conversation.replace(messages=conversation.messages[:-1])
-            assert self.tokenizer.apply_chat_template(messages, **kwargs) == text
             assert self.tokenizer.apply_chat_template(
                 messages[:-1], add_generation_prompt=True, **kwargs
             ) == self.decode(renderer.prompt_ids(asked))

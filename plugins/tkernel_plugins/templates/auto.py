@@ -83,10 +83,25 @@ class AutoTemplate:
         special = tuple(dict.fromkeys((*tiny.SPECIAL_TOKENS, *tokens_in(self.jinja))))
         tokenizer = tiny.make_tokenizer(special)
         own = _understand(tokenizer, self.jinja, AutoOptions())
-        tail = _tail(own)
-        unended = not own.tokens.search(tail)
-        end = re.escape(tail) + (re.escape(tokenizer.eos_token) if unended else "")
-        return {"special_tokens": special, "efficient_eos": unended, "terminator": end}
+        told: dict[str, Any] = {"special_tokens": special}
+        try:
+            earlier, last = own.every_turn(_asking_twice())
+        except DataError:  # it cannot be trained on plain replies; the checks will say so
+            return told
+        frames = ["".join(segment.text for segment in turn.reply).split(_SAID) for turn in (earlier, last)]
+        (before, after), (opening, end) = frames[0], frames[1]
+        unended = not own.tokens.search(end)
+        ends = "|".join(
+            re.escape(text + tokenizer.eos_token * unended) for text in dict.fromkeys((after, end))
+        )
+        return {
+            **told,
+            "efficient_eos": unended,
+            "reply_prefix": f"({'|'.join(map(re.escape, dict.fromkeys((before, opening))))})",
+            "terminator": f"({ends})",
+            "closing": end.removeprefix(after),
+            "forgets": before != opening,
+        }
 
     @hookimpl
     def render_template(self, request: TemplateRequest) -> SegmentRenderer:
@@ -131,8 +146,17 @@ def _asking(**reply: Any) -> Conversation:
     return Conversation((Message("user", _ASKED), Message("assistant", **reply)))
 
 
+def _asking_twice() -> Conversation:
+    once = _asking(content=_SAID)
+    return once.replace(messages=once.messages * 2)
+
+
+_CALL = ToolCall("look_up", json.dumps({"word": _SAID}))
+_CALLING = _asking(tool_calls=(_CALL,))
+
+
 def _understand(tokenizer: Any, jinja: str, options: AutoOptions) -> OwnTemplate:
-    """The template with what has to be found out about it: where thoughts go, and the form of contents."""
+    """The template with what has to be found out about it: where thoughts go, the form of contents and calls."""
     own = OwnTemplate(tokenizer, jinja, options.enable_thinking, options.default_system)
     said = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _SAID}]
     try:
@@ -140,6 +164,10 @@ def _understand(tokenizer: Any, jinja: str, options: AutoOptions) -> OwnTemplate
     except DataError:
         parts = True
     own = replace(own, parts=parts, _layouts={})
+    if not any(_SAID in text for text in _texts(replace(own, thinking=None, _layouts={}), _CALLING)):
+        tried = replace(own, thinking=None, text_arguments=True, _layouts={})
+        as_text = any(_SAID in text for text in _texts(tried, _CALLING))
+        own = replace(own, text_arguments=as_text, _layouts={})
     for key in _REASONING_KEYS:
         tried = replace(own, thinking=None, reasoning_key=key, _layouts={})
         if any(_THOUGHT in text for text in _texts(tried, _asking(content=_SAID, reasoning=_THOUGHT))):
@@ -174,13 +202,12 @@ def _thought_words(own: OwnTemplate) -> tuple[str, str]:
 
 def _tool_format(own: OwnTemplate, tail: str) -> ToolFormat | None:
     """The tool format that reads the calls which the template writes."""
-    call = ToolCall("look_up", json.dumps({"word": _SAID}))
-    conversation = _asking(tool_calls=(call,)).replace(tools=(_TOOL,))
-    texts = list(_texts(replace(own, thinking=None, _layouts={}), conversation))
+    plain = replace(own, thinking=None, _layouts={})
+    texts = list(_texts(plain, _CALLING.replace(tools=(_TOOL,)))) or list(_texts(plain, _CALLING))
     if len(texts) != 2:
         return None
     body = texts[1].removesuffix(tail)
-    readers = (f for f in TOOL_FORMATS.values() if (read := f.read(body)) and read[1] == [call])
+    readers = (f for f in TOOL_FORMATS.values() if (read := f.read(body)) and read[1] == [_CALL])
     return next(readers, None)
 
 

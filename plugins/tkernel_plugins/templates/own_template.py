@@ -33,6 +33,7 @@ from tkernel_plugins.templates.sheets import (
 )
 from tkernel_plugins.templates.text import Text
 
+_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _SHAPES = 1024
 _NAME_ANOTHER = "Name a template that can (`template: ...`; `tk plugins list template` shows them)"
 _LAST_ONLY = "set `mask_history: true` to learn last replies only"
@@ -50,6 +51,7 @@ class OwnTemplate:
         reasoning_key: the key of a message under which the template looks for its thought; None: nowhere,
             and thoughts are written into the content.
         parts: the template wants contents as lists of parts.
+        text_arguments: it wants the arguments of calls as JSON text, as in OpenAI's protocol.
     """
 
     tokenizer: Any
@@ -58,6 +60,7 @@ class OwnTemplate:
     default_system: str | None = None
     reasoning_key: str | None = None
     parts: bool = False
+    text_arguments: bool = False
     _layouts: dict[str, Layout] = field(default_factory=dict, repr=False, compare=False)
 
     def every_turn(self, conversation: Conversation) -> list[Turn]:
@@ -92,10 +95,9 @@ class OwnTemplate:
             text: str = self.tokenizer.apply_chat_template(
                 list(messages),
                 tools=tools,
-                chat_template=self.jinja,
+                chat_template=_NOW.sub(lambda call: repr(today().strftime(call[2])), self.jinja),
                 add_generation_prompt=waiting,
                 tokenize=False,
-                strftime_now=lambda pattern: today().strftime(pattern),
                 **variables,
             )
         except Exception as error:  # a chat template is a program, and may raise anything
@@ -125,7 +127,7 @@ class OwnTemplate:
 
     @cached_property
     def _sheets(self) -> SheetMaker:
-        return SheetMaker(self.special, self.reasoning_key, self.parts, self.thinking)
+        return SheetMaker(self.special, self.reasoning_key, self.parts, self.thinking, self.text_arguments)
 
     @cached_property
     def _finder(self) -> LayoutFinder:
@@ -236,28 +238,23 @@ def _check(
     assistants = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
     spans = dict(zip(assistants, layout.replies, strict=True))
     for value, spellings in needles.items():
-        if value.part != "thought" and not any(text in layout.text for text in spellings):
-            what = "tools" if value.message == TOOLS else f"message {value.message}"
-            role = "" if value.message == TOOLS else f" (role {conversation.messages[value.message].role!r})"
-            raise DataError(
-                f"the chat template has no place for {what}{role}, or for a part of it",
-                hint=f"{_NAME_ANOTHER}.",
-            )
-    for tool in conversation.tools:
-        name = tool.get("function", tool).get("name", "")
-        if name not in layout.text:
-            raise DataError(
-                f"the chat template has no place for tools ({name!r} is missing)",
-                hint=f"{_NAME_ANOTHER}.",
-            )
+        in_call = value.part == "name" and value.message != TOOLS
+        if value.part == "thought" or in_call or any(text in layout.text for text in spellings):
+            continue
+        what = f"tools ({value.text.text[:60]!r} is missing)"
+        if value.message != TOOLS:
+            role = conversation.messages[value.message].role
+            what = f"message {value.message} (role {role!r}), or for a part of it"
+        raise DataError(f"the chat template has no place for {what}", hint=f"{_NAME_ANOTHER}.")
     for position, span in spans.items():
         message = conversation.messages[position]
         learned = not waiting and (position == last or (every and message.train is not False))
         written = layout.text if span is None else layout.text[slice(*span)]
-        for call in message.tool_calls:
-            if call.name not in written:
+        for value, spellings in needles.items():
+            calls = value.message == position and value.part == "name"
+            if calls and not any(text in written for text in spellings):
                 raise DataError(
-                    f"the chat template has no place for the call to {call.name!r} in message {position}",
+                    f"the chat template has no place for the call to {value.text.text!r} in message {position}",
                     hint=f"{_NAME_ANOTHER}.",
                 )
         if not learned:

@@ -24,7 +24,7 @@ TOOLS = -1
 @dataclass(frozen=True)
 class Value:
     """What a mark stands for. `message` is its position, or `TOOLS`; `part` where it is said:
-    `content`, `thought`, or `inner` (a string inside arguments or a tool)."""
+    `content`, `thought`, `name` (of a call or a tool), or `inner` (another string in arguments or a tool)."""
 
     text: Text
     message: int
@@ -58,13 +58,14 @@ class SheetMaker:
     """How the template wants conversations.
 
     `special` matches special tokens: strings inside tools and arguments are marked where they spell one.
-    `reasoning_key`, `parts` and `thinking` are those of `OwnTemplate`.
+    The others are those of `OwnTemplate`.
     """
 
     special: re.Pattern[str]
     reasoning_key: str | None
     parts: bool
     thinking: bool | None
+    text_arguments: bool
 
     def plain(self, conversation: Conversation) -> Sheet:
         """The conversation itself, without marks."""
@@ -98,24 +99,24 @@ class SheetMaker:
                 text = f"<think>\n{marked_thought}\n</think>\n\n{text}"
             made["content"] = [{"type": "text", "text": text}] if self.parts else text
             if message.tool_calls:
+                arguments = [_map_strings(_parsed(c.arguments), mark, position) for c in message.tool_calls]
+                if self.text_arguments:
+                    arguments = [json.dumps(value, ensure_ascii=False) for value in arguments]
                 made["tool_calls"] = [
+                    # Some templates insist on ids, of nine characters.
                     {
-                        # Some templates insist on ids, of nine characters.
                         "id": f"call{calls + number:05d}",
                         "type": "function",
-                        "function": {
-                            "name": call.name,
-                            "arguments": _map_strings(_parsed(call.arguments), mark, position),
-                        },
+                        "function": {"name": mark(call.name, position, "name"), "arguments": value},
                     }
-                    for number, call in enumerate(message.tool_calls)
+                    for number, (call, value) in enumerate(zip(message.tool_calls, arguments, strict=True))
                 ]
                 calls += len(message.tool_calls)
             if message.role == "tool" and answered < calls:
                 made["tool_call_id"] = f"call{answered:05d}"
                 answered += 1
             messages.append(made)
-        tools = [_map_strings(tool, mark, TOOLS) for tool in conversation.tools]
+        tools = [_tool(tool, mark) for tool in conversation.tools]
         return Sheet(messages, tools or None)
 
     def _said(self, message: Message, separate: bool) -> tuple[str, str]:
@@ -156,6 +157,16 @@ def _parsed(arguments: str) -> Any:
         return json.loads(arguments)
     except json.JSONDecodeError as error:
         raise DataError(f"the arguments of a call are not JSON: {error}: {arguments!r}") from error
+
+
+def _tool(tool: Mapping[str, Any], mark: Callable[..., str]) -> dict[str, Any]:
+    """A tool in OpenAI's wrapper, which chat templates want, its name marked too."""
+    inner = tool.get("function", tool)
+    around = {} if inner is tool else {key: value for key, value in tool.items() if key != "function"}
+    made = _map_strings(inner, mark, TOOLS)
+    if isinstance(inner, Mapping) and isinstance(inner.get("name"), str):
+        made["name"] = mark(inner["name"], TOOLS, "name")
+    return {"type": "function", **_map_strings(around, mark, TOOLS), "function": made}
 
 
 def _map_strings(value: Any, mark: Callable[..., str], message: int) -> Any:

@@ -18,6 +18,7 @@ from tkernel.types.conversation import Conversation, Message, ToolCall
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import TemplateRequest
 from tkernel_plugins.templates.auto import TEMPLATE, AutoOptions
+from tkernel_plugins.templates.tool_formats.format import wrapped
 
 Tokenizers = Callable[[str], Any]
 REAL = ["smollm2", "qwen3", "llama3_1", "gemma3"]
@@ -47,7 +48,10 @@ def auto(
 
 def own_ids(tokenizer: Any, conversation: Conversation, **variables: Any) -> list[int]:
     ids: list[int] = tokenizer.apply_chat_template(
-        as_dicts(conversation), tools=list(conversation.tools) or None, return_dict=False, **variables
+        as_dicts(conversation),
+        tools=[wrapped(tool) for tool in conversation.tools] or None,
+        return_dict=False,
+        **variables,
     )
     return ids
 
@@ -256,3 +260,33 @@ def test_replies_are_read_back_as_the_template_writes_them(tokenizer: Tokenizers
         (text,) = replies(used, talk(("user", "a"), reply))
         assert used.parse_reply(text) == reply
         assert used.parse_reply(text.removesuffix("<|im_end|>\n")) == reply
+
+
+def test_tools_are_given_in_openais_wrapper() -> None:
+    written = "{{ tools | tojson if tools }}" + CHATML
+    bare, wrapper = NEWS["function"], NEWS
+    used = auto(tiny.make_tokenizer(), written)
+    asked = talk(("user", "Hi"), ("assistant", "Hello!"))
+    one, other = (used.text(asked.replace(tools=(tool,))) for tool in (bare, wrapper))
+    assert one == other
+    assert '[{"type": "function", "function": {"name": "news"' in one
+
+
+def test_arguments_are_given_as_text_to_a_template_that_wants_text() -> None:
+    call = "message['tool_calls'][0]['function']"
+    said = f"({call}['name'] + ': ' + {call}['arguments'] if message['tool_calls'] else message['content'])"
+    used = auto(tiny.make_tokenizer(), CHATML.replace("message['content']", said))
+    calls = talk(("user", "Hi"), Message("assistant", tool_calls=(ToolCall("f", '{"a": "é"}'),)))
+    assert used.text(calls).endswith('assistant\nf: {"a": "é"}<|im_end|>\n')
+
+
+def test_a_call_that_the_template_leaves_out_is_told_whatever_its_name() -> None:
+    used = auto(tiny.make_tokenizer(), CHATML)
+    calls = talk(("user", "f"), Message("assistant", "of", tool_calls=(ToolCall("f", "{}"),)))
+    with pytest.raises(DataError, match="no place for the call to 'f' in message 1"):
+        used.text(calls)
+
+
+def test_the_date_is_todays_or_the_fixed_one() -> None:
+    used = auto(tiny.make_tokenizer(), "{{ strftime_now('%d %b %Y') }}" + CHATML)
+    assert used.text(talk(("user", "a"), ("assistant", "b"))).startswith("15 Jan 2025<|im_start|>")

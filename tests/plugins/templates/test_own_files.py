@@ -105,7 +105,7 @@ def test_a_test_class_of_three_lines_hears_what_the_plugin_says_of_itself(tmp_pa
     suite = type("TestPlain", (TemplateContract,), {"plugin": file})()
     suite.setup_method()
     assert suite.efficient_eos is told.efficient_eos is True
-    assert suite.terminator == told.terminator == "\\\n<\\|im_end\\|>"
+    assert suite.terminator == told.terminator == "(\\\n<\\|im_end\\|>)"
     suite.test_supervises_exactly_the_reply_and_its_terminator()
 
 

@@ -83,16 +83,22 @@ def _write(calls: Sequence[ToolCall]) -> Text:
 
 
 _CALL = re.compile(r"<\|tool_call>call:([^{\s]+)(\{.*?\})<tool_call\|>", re.DOTALL)
-_STRING_OR_KEY = re.compile(r'<\|"\|>(.*?)<\|"\|>|(?<=[{,])\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?=:)', re.DOTALL)
+_STRING_OR_KEY = re.compile(
+    r'<\|"\|>(.*?)<\|"\|>|(?<=[{,])\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?=:)|\b(None)\b', re.DOTALL
+)
+
+
+def _as_json(found: re.Match[str]) -> str:
+    if found[3]:  # the model's own template writes null in Python
+        return "null"
+    return json.dumps(found[1] if found[2] is None else found[2])
 
 
 def _read(text: str) -> tuple[str, list[ToolCall]] | None:
     calls, start = [], None
     for match in _CALL.finditer(text):
         start = match.start() if start is None else start
-        arguments = json_or_none(
-            _STRING_OR_KEY.sub(lambda m: json.dumps(m[1] if m[2] is None else m[2]), match[2])
-        )
+        arguments = json_or_none(_STRING_OR_KEY.sub(_as_json, match[2]))
         if arguments is None:
             return None
         calls.append(ToolCall(match[1], dump(arguments)))
