@@ -207,7 +207,10 @@ def renames() -> str:
 def argument_bounds() -> str:
     """Bounds of training arguments that transformers does not check when it reads them."""
     rows = [
-        (code(name), " and ".join(f"{BOUND_WORDS[key]} {bounds[key]}" for key in BOUND_WORDS if key in bounds))
+        (
+            code(name),
+            " and ".join(f"{BOUND_WORDS[key]} {bounds[key]}" for key in BOUND_WORDS if key in bounds),
+        )
         for name, bounds in RANGES.items()
         if BOUND_WORDS.keys() & bounds.keys()
     ]

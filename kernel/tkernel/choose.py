@@ -145,7 +145,8 @@ class _Chooser:
             self._settle(found[best[0]], "matched", reason, dataset.name, dataset.origin)
             return
         else:
-            seen = f"its columns are {', '.join(dataset.seen[:MOST_NAMES])}" if dataset.seen else "it has no columns"
+            shown = ", ".join(dataset.seen[:MOST_NAMES])
+            seen = f"its columns are {shown}" if shown else "it has no columns"
             message, hint = f"no dataset plugin reads {dataset.name!r}: {seen}.", "Name its format"
             error = NoProvider
         hint += f" with `formatting` in dataset_info.json; registered names and columns: {self._names('dataset')}."

@@ -260,6 +260,7 @@ def find_datasets(
         origin=settings.origin(key),
         key=key,
         media_origin=settings.origin("media_dir"),
+        dir_origin=settings.origin("dataset_dir"),
     )
 
 

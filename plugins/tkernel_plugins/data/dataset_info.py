@@ -52,6 +52,7 @@ def resolve(
     origin: str | None = None,
     key: str = "dataset",
     media_origin: str | None = None,
+    dir_origin: str | None = None,
 ) -> tuple[tuple[DatasetEntry, ...], list[Problem]]:
     """Entries for the `names` of setting `key` (written at `origin`), and what is wrong with them.
 
@@ -64,11 +65,11 @@ def resolve(
     if media_dir is not None and not os.path.isdir(media_dir):
         problems.append(Problem(f"there is no folder {media_dir}", media_origin, "media_dir"))
     try:
-        info, file = _read_info(dataset_dir)
+        info, file = _read_info(dataset_dir, dir_origin)
     except ConfigError as error:
         return (), [*problems, *error.problems]
     except TkError as error:
-        return (), [*problems, Problem(error.message, origin, "dataset_dir", error.hint)]
+        return (), [*problems, Problem(error.message, dir_origin or origin, "dataset_dir", error.hint)]
     entries: list[DatasetEntry] = []
     for name in names:
         if info is not None and name in info:
@@ -91,10 +92,12 @@ def seeing(entry: DatasetEntry) -> DatasetEntry:
     return replace(entry, seen=tuple(columns_of(entry)))
 
 
-def _read_info(dataset_dir: str | Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str]:
+def _read_info(
+    dataset_dir: str | Mapping[str, Any], origin: str | None
+) -> tuple[Mapping[str, Any] | None, str]:
     """The list of datasets (None where there is none) and what to call it."""
     if not isinstance(dataset_dir, str):
-        return dataset_dir, "dataset_dir"
+        return dataset_dir, origin or "dataset_dir"
     if dataset_dir == "ONLINE":
         return None, dataset_dir
     file = Path(dataset_dir, INFO)

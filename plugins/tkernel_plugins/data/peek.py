@@ -59,7 +59,7 @@ def _first(rows: Iterator[RawRow], entry: DatasetEntry) -> tuple[str, ...]:
 
 
 def _seen_by_a_child(entry: DatasetEntry) -> tuple[str, ...]:
-    command = [sys.executable, "-m", __name__]
+    command = [sys.executable, "-P", "-m", __name__]  # -P: no module of the working directory is imported
     given = json.dumps({**asdict(entry), "data": None})
     try:
         child = subprocess.run(
