@@ -33,9 +33,6 @@ class TkError(Exception):
         return f"{where}{self.message}\n  {self.hint}" if self.hint else f"{where}{self.message}"
 
 
-# -- configuration ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a configuration; `origin` is `file:line`, an option or a variable."""
@@ -51,10 +48,14 @@ class Problem:
         return f"{where}{self.message}{hint}"
 
 
-class ConfigError(TkError):
-    """All that is wrong with a configuration, at once (`problems`)."""
+class WrongRequest(TkError):
+    """Base of what is wrong before anything runs: the configuration, a name, the command line."""
 
     exit_code = 2
+
+
+class ConfigError(WrongRequest):
+    """All that is wrong with a configuration, at once (`problems`)."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -63,46 +64,28 @@ class ConfigError(TkError):
         super().__init__(f"{head} in the configuration\n" + "\n".join(f"  {p}" for p in self.problems))
 
 
-class UsageError(TkError):
-    """A command line that cannot be understood."""
-
-    exit_code = 2
+class UsageError(WrongRequest):
+    """A command line, or what Python code gave, that cannot be understood."""
 
 
-class LockMismatch(TkError):
+class LockMismatch(WrongRequest):
     """A lock is replayed and something is not what it was; the message is the diff."""
 
-    exit_code = 2
 
-
-class ProcessesDisagree(TkError):
+class ProcessesDisagree(WrongRequest):
     """The processes of a distributed run are about to run different things; the message is the diff."""
 
-    exit_code = 2
 
-
-# -- choosing providers ----------------------------------------------------------------------------
-
-
-class NoProvider(TkError):
+class NoProvider(WrongRequest):
     """No installed plugin answers a hook as asked; the message lists near misses."""
 
-    exit_code = 2
 
-
-class AmbiguousProvider(TkError):
+class AmbiguousProvider(WrongRequest):
     """Two distributions register the same name; the message names both and the line to add."""
 
-    exit_code = 2
 
-
-class UnusedPlugin(TkError):
+class UnusedPlugin(WrongRequest):
     """A plugin was asked for with `--plugin` and nothing in the run can use it."""
-
-    exit_code = 2
-
-
-# -- plugins ---------------------------------------------------------------------------------------
 
 
 class PluginError(TkError):
@@ -141,9 +124,6 @@ class ExtensionMisbehaved(PluginError):
 
 class SlotError(PluginError):
     """A slot was written twice, does not exist, or was never read."""
-
-
-# -- data ------------------------------------------------------------------------------------------
 
 
 class DataError(TkError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tkernel.config.suggest import did_you_mean
-from tkernel.errors import TkError
+from tkernel.errors import WrongRequest
 from tkernel.gguf_header import read_gguf_header
 from tkernel.hub import ModelNotFound, hub_folder, is_hub_id, near_path
 from tkernel.lock import WEIGHTS, content_hash
@@ -24,10 +24,8 @@ SMALL = ("config.json", "tokenizer_config.json", "chat_template.jinja")
 """What is read of a model of the hub; the first must be there."""
 
 
-class MalformedModel(TkError):
+class MalformedModel(WrongRequest):
     """The model is there, and what describes it cannot be read."""
-
-    exit_code = 2
 
 
 def read_facts(

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tkernel.config.suggest import did_you_mean
-from tkernel.errors import TkError
+from tkernel.errors import WrongRequest
 
 
-class ModelNotFound(TkError):
+class ModelNotFound(WrongRequest):
     """There is no model or adapter of this name, or it cannot be reached."""
-
-    exit_code = 2
 
 
 def is_hub_id(name: str) -> bool:

@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from tkernel.config.suggest import did_you_mean, near_file
-from tkernel.errors import TkError
+from tkernel.errors import WrongRequest
 from tkernel.imports import load_file
 from tkernel.module_file import file_of
 
 _REFERENCE = re.compile(r"(?P<place>\w+(\.\w+)*|.+\.py):(?P<name>\w+(\.\w+)*)")
 
 
-class FunctionNotFound(TkError):
+class FunctionNotFound(WrongRequest):
     """What a reference names is not there, or cannot be imported."""
-
-    exit_code = 2
 
 
 def is_reference(value: object) -> bool:
