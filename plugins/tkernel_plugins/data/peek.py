@@ -29,8 +29,8 @@ LIGHT = (".json", ".jsonl", ".csv", ".txt")
 """Kinds of files that the standard library reads."""
 
 
-def columns_of(entry: DatasetEntry) -> tuple[str, ...]:
-    """Names of the columns of the first row that can be read.
+def columns_of(entry: DatasetEntry, patience: float = PATIENCE) -> tuple[str, ...]:
+    """Names of the columns of the first row that can be read; a server has `patience` seconds to answer.
 
     Raises:
         DataError: there is none, with what is wrong with the file; or it cannot be seen from here.
@@ -44,7 +44,7 @@ def columns_of(entry: DatasetEntry) -> tuple[str, ...]:
         return _first(raw_rows(entry), entry)
     if entry.location.startswith("memory://"):  # fsspec's store, which no other process can see
         return _first(raw_rows(entry), entry)
-    return _seen_by_a_child(entry)
+    return _seen_by_a_child(entry, patience)
 
 
 def _first(rows: Iterator[RawRow], entry: DatasetEntry) -> tuple[str, ...]:
@@ -58,16 +58,16 @@ def _first(rows: Iterator[RawRow], entry: DatasetEntry) -> tuple[str, ...]:
     raise DataError(problem)
 
 
-def _seen_by_a_child(entry: DatasetEntry) -> tuple[str, ...]:
+def _seen_by_a_child(entry: DatasetEntry, patience: float) -> tuple[str, ...]:
     command = [sys.executable, "-P", "-m", __name__]  # -P: no module of the working directory is imported
     given = json.dumps({**asdict(entry), "data": None})
     try:
         child = subprocess.run(
-            command, input=given, capture_output=True, text=True, check=False, timeout=PATIENCE
+            command, input=given, capture_output=True, text=True, check=False, timeout=patience
         )
         seen = json.loads(child.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        seen = {"message": f"{entry.location} did not answer within {PATIENCE:.0f} seconds"}
+        seen = {"message": f"{entry.location} did not answer within {patience:.0f} seconds"}
     except (IndexError, ValueError):
         last = (child.stderr.strip().splitlines() or ["no output"])[-1]
         seen = {"message": f"{entry.location} cannot be looked at: {last}"}

@@ -6,7 +6,6 @@ from typing import Any
 
 from tkernel.testing import DatasetContract
 
-
 CHAT = [{"role": "user", "content": "What is the number?"}]
 
 

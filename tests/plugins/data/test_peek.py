@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,9 @@ from typing import Any
 import fsspec
 import pytest
 
-from tkernel.config.datasets import resolve
 from tkernel.errors import DataError
-from tkernel_plugins.data.dataset_info import resolve
 from tkernel.types.dataset import DatasetEntry
+from tkernel_plugins.data.dataset_info import resolve
 from tkernel_plugins.data.peek import columns_of
 
 ROW = {"messages": [], "née": 1}
@@ -171,6 +171,13 @@ def test_a_url_that_leads_nowhere_is_told_with_what_to_declare(url: str, message
     assert entries == ()
     assert f"dataset {url!r}: " in str(problem)
     assert message in str(problem)
+
+
+def test_a_server_that_never_answers_does_not_hold_up_planning() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        entry = DatasetEntry("a", f"http://127.0.0.1:{silent.getsockname()[1]}/rows.jsonl", "cloud")
+        with pytest.raises(DataError, match="did not answer within 4 seconds"):
+            columns_of(entry, patience=4)
 
 
 def test_columns_on_modelscope_are_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
