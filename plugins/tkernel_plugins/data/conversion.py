@@ -48,7 +48,14 @@ class Conversion:
         if len(self.seen) < _MOST_COLUMNS:
             self.seen.update(dict.fromkeys(map(str, raw.value)))
         row = Row(raw.value, self.columns, self.tags, self.kind)
-        sample = self.form.sample(row)
+        try:
+            sample = self.form.sample(row)
+        except RecursionError:
+            raise BadRow("nested too deeply") from None
+        except ValueError as error:  # a number of more digits than Python makes a text of
+            raise BadRow("a value that cannot be read", str(error)[:200]) from None
+        if self.kind == "text":
+            return canonical_row(sample, self.kind)
         return canonical_row(sample, self.kind) | {
             name: [self.resolve(item) for item in _references(row, sample, name)] for name in MEDIA
         }

@@ -240,7 +240,7 @@ class Row:
         tools = [tools] if isinstance(tools, dict) else tools
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             raise BadRow(f"{name} must be a list of tools", f"it is {kind_of(tools)}")
-        return value if isinstance(value, str) else json.dumps(tools, ensure_ascii=False)
+        return value if isinstance(value, str) else json_text(tools, name)
 
 
 def converted(messages: list[dict[str, str]], system: str = "", tools: str = "") -> Conversation:
@@ -271,6 +271,14 @@ def parse_json(text: str, what: str) -> Any:
         raise BadRow(f"{what} is not valid JSON", f"{error.msg} at character {error.pos + 1}") from None
     except (RecursionError, ValueError) as error:
         raise BadRow(f"{what} is not valid JSON", str(error)) from None
+
+
+def json_text(value: Any, what: str) -> str:
+    """`value` as JSON text; `what` names it in the reason if JSON has no such value (bytes, a date)."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        raise BadRow(f"{what} holds what JSON cannot", str(error)) from None
 
 
 def kind_of(value: Any) -> str:

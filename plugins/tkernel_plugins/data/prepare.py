@@ -26,6 +26,8 @@ from tkernel_plugins.data.split import split_order
 if TYPE_CHECKING:
     import datasets
 
+    from tkernel_plugins.data.streaming import EncodedStream
+
 
 REPORT = "data_report.json"
 """The report of a training run, in its output folder."""
@@ -37,11 +39,11 @@ class Prepared:
 
     Each has `origin`, and the columns of its kind (`tkernel_plugins.data.encoding`), without those that
     have no content; a packed row has `lengths` and `origins` (`tkernel_plugins.data.packing`). `eval` is a
-    mapping from dataset to samples with `eval_on_each_dataset`. A split without datasets is None. With
-    `streaming`, `train` is a `datasets.IterableDataset`.
+    mapping from dataset to samples with `eval_on_each_dataset`. A split without datasets is None. Where a
+    dataset is a stream, `train` is one too.
     """
 
-    train: datasets.Dataset | datasets.IterableDataset | None
+    train: datasets.Dataset | EncodedStream | None
     eval: datasets.Dataset | dict[str, datasets.Dataset] | None
     report: PreparationReport
 

@@ -33,7 +33,8 @@ def stream_rows(request: DatasetRequest, form: Format) -> datasets.IterableDatas
     Raises:
         DataError: `num_samples` is declared; while iterating, as `load_rows`.
     """
-    from datasets import IterableDataset
+    from datasets import DatasetInfo, IterableDataset
+    from datasets.iterable_dataset import ExamplesIterable
 
     entry = request.entry
     if entry.num_samples is not None:
@@ -46,18 +47,23 @@ def stream_rows(request: DatasetRequest, form: Format) -> datasets.IterableDatas
     media = () if stream.kind == "text" else MEDIA
     columns = features(stream.kind, media, as_bytes=media)
     stream.schema = columns.arrow_schema
-    return IterableDataset.from_generator(stream, features=columns)
+    # `from_generator` would take a digest of all that the stream refers to, rows in memory among it.
+    return IterableDataset(ExamplesIterable(stream.numbered, {}), info=DatasetInfo(features=columns))
 
 
 class RowStream:
-    """Called, reads the entry from its first row on."""
+    """The rows of an entry, from the first one on each time it is iterated."""
 
     def __init__(self, request: DatasetRequest, form: Format) -> None:
         self.request, self.form = request, form
         self.kind = Conversion(request, form).kind
         self.schema: Any = None
 
-    def __call__(self) -> Iterator[dict[str, Any]]:
+    def numbered(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The rows with their numbers, as `datasets` wants them."""
+        yield from enumerate(self)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """The rows that can be used, in their order.
 
         Raises:
@@ -66,7 +72,9 @@ class RowStream:
         """
         conversion = Conversion(self.request, self.form)
         seen = conversion.report = DatasetReport(self.request.report.name)
-        raw = islice(raw_rows(self.request.entry, conversion.options, streaming=True), conversion.options.max_samples)
+        raw = islice(
+            raw_rows(self.request.entry, conversion.options, streaming=True), conversion.options.max_samples
+        )
         while chunk := list(islice(raw, _CHUNK)):
             rows = self._converted(chunk, conversion)
             seen.read += len(chunk)

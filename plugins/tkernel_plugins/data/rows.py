@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tkernel.types.dataset import DatasetReport, Rejection
 from tkernel.types.requests import DatasetRequest
 from tkernel_plugins.data.cache_rows import keep_rows
+from tkernel_plugins.data.collection import without_collection
 from tkernel_plugins.data.conversion import SHOWN, Conversion
 from tkernel_plugins.data.formats import BadRow, Format
 from tkernel_plugins.data.options import RowOptions
@@ -59,8 +60,9 @@ def write_rows(request: DatasetRequest, form: Format, folder: Path) -> None:
     most = conversion.options.max_samples
     if most is not None and entry.num_samples is None:
         rows = islice(rows, most)
-    writer = RowWriter(folder / ROWS, conversion.kind, media=entry.columns or ())
-    with Progress(f"read {entry.name}", None, quiet_below=2.0) as progress, writer:
+    media = () if conversion.kind == "text" else entry.columns or ()
+    writer = RowWriter(folder / ROWS, conversion.kind, media, conversion.reject)
+    with without_collection(), Progress(f"read {entry.name}", None, quiet_below=2.0) as progress, writer:
         for raw in rows:
             report.read += 1
             if report.read % 1000 == 0:
@@ -68,10 +70,8 @@ def write_rows(request: DatasetRequest, form: Format, folder: Path) -> None:
             try:
                 writer.add(report.read - 1, conversion.canonical(raw), raw)
             except BadRow as bad:
-                conversion.reject(raw, bad)
+                writer.refuse(report.read - 1, raw, bad)
         writer.flush()
-        for refused, reason in writer.refused:
-            conversion.reject(refused, reason)
         progress.advance(report.read % 1000)
         conversion.check()
     report.kept = len(writer.numbers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,7 +46,7 @@ class Position:
     """Batches are of `preprocessing_batch_size` rows."""
     sample: int = 0
     last: Mapping[str, Any] | None = None
-    """The origin of the sample before, by which other data are told; None at the beginning."""
+    """Origin and digest of the sample before, by which other data are told; None at the beginning."""
     counted: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """`PreparationReport.stored` of everything up to the end of the batch."""
 
@@ -133,8 +135,9 @@ class EncodedStream:
                 self._count(encoded, "training")
             counted = self.report.stored()
             for index, sample in enumerate(encoded.samples.slice(first).to_pylist(), start=first + 1):
-                last = sample["origins"][-1] if "origins" in sample else sample["origin"]
-                yield sample, Position(start.epoch, number, index, last, counted)
+                yield sample, Position(start.epoch, number, index, _mark(sample), counted)
+        if number < start.batch and start.last is not None:
+            raise _other_data(start, f"this pass has {number + 1} batches")
 
     def endless(self, start: Position) -> Iterator[tuple[dict[str, Any], Position]]:
         """Samples from `start` on, pass after pass, each with the position after it.
@@ -271,18 +274,26 @@ def _is_sequential(request: StageRequest) -> bool:
     return bool(getattr(request.options, "disable_shuffling", False)) or strategy == "sequential"
 
 
+def _mark(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a sample from others: where it (a packed row: its last sample) came from, and its ids."""
+    origin = sample["origins"][-1] if "origins" in sample else sample["origin"]
+    ids = (array("q", values) for name, values in sample.items() if name.endswith("input_ids"))
+    return {**origin, "digest": hashlib.blake2b(b"".join(ids), digest_size=8).hexdigest()}
+
+
 def _compare(samples: pa.Table, start: Position) -> None:
     """Raise if the sample before `start` is not the one that was there."""
-    found: Any = None
-    if start.sample <= samples.num_rows:
-        (row,) = samples.slice(start.sample - 1, 1).to_pylist()
-        found = row["origins"][-1] if "origins" in row else row["origin"]
-    if found != start.last:
-        raise DataError(
-            f"the stream is not what it was: sample {start.sample} of batch {start.batch} of pass {start.epoch} "
-            f"came from {start.last}, and now from {found}",
-            hint="Restore the data and the options of the run, or start afresh in another `output_dir`.",
-        )
+    before = samples.slice(start.sample - 1, 1).to_pylist()
+    if not before or _mark(before[0]) != start.last:
+        raise _other_data(start, f"that is now {_mark(before[0])}" if before else "there are fewer now")
+
+
+def _other_data(start: Position, difference: str) -> DataError:
+    return DataError(
+        f"the stream is not what it was: sample {start.sample} of batch {start.batch} of pass {start.epoch} was "
+        f"{start.last}, and {difference}",
+        hint="Restore the data and the options of the run, or start afresh in another `output_dir`.",
+    )
 
 
 def stored_samples(file: Path, tables: Iterator[pa.Table], optional: Sequence[str]) -> datasets.Dataset:

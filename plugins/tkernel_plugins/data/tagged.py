@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tkernel.config.suggest import did_you_mean
 from tkernel.types.conversation import Conversation, Message, ToolCall
-from tkernel_plugins.data.formats import BadRow, Row, Sample, converted, kind_of, parse_json
+from tkernel_plugins.data.formats import BadRow, Row, Sample, converted, json_text, kind_of, parse_json
 
 SHAREGPT_TAGS: Mapping[str, str] = {
     "role_tag": "from",
@@ -242,7 +241,7 @@ def _calls(value: Any, name: str) -> tuple[ToolCall, ...]:
                 raise BadRow("arguments of a tool call must be an object", name)
             calls.append(ToolCall(function["name"], arguments))
         elif arguments is None or isinstance(arguments, dict):
-            calls.append(ToolCall(function["name"], json.dumps(arguments or {}, ensure_ascii=False)))
+            calls.append(ToolCall(function["name"], json_text(arguments or {}, "arguments of a tool call")))
         else:
             raise BadRow(
                 "arguments of a tool call must be an object", f"in {name} it is {kind_of(arguments)}"

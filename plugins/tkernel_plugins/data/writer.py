@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,20 +28,23 @@ class RowWriter:
     `media` and those with content, as plain paths where no row has bytes: a file that was begun without
     them is written again with them as soon as the first such row comes.
 
-    `numbers` are the numbers of the rows that were kept. A row that Arrow cannot store (a lone surrogate is
-    not text) comes back from `refused`.
+    `numbers` are the numbers of the rows that were kept.
 
     Args:
         path: the file to write; there is none until the writer is closed.
+        reject: called for each row that is not kept, in the order of the rows: those that `refuse` was
+            called for, and those that Arrow cannot store (a lone surrogate is not text).
     """
 
-    def __init__(self, path: Path, kind: str, media: Iterable[str] = ()) -> None:
-        self.path, self.kind = path, kind
+    def __init__(
+        self, path: Path, kind: str, media: Iterable[str], reject: Callable[[RawRow, BadRow], None]
+    ) -> None:
+        self.path, self.kind, self.reject = path, kind, reject
         self.numbers = array("q")
-        self.refused: list[tuple[RawRow, BadRow]] = []
         # Name of a media column -> whether it holds structs with bytes.
         self._media = {name: False for name in MEDIA if name in media}
         self._rows: list[tuple[int, dict[str, Any], RawRow]] = []
+        self._refused: list[tuple[int, RawRow, BadRow]] = []
         self._characters = 0
         self._draft = path.with_name(f".{path.name}.{os.getpid()}")
         self._open()
@@ -69,15 +73,26 @@ class RowWriter:
         if len(self._rows) >= _BATCH or self._characters >= _BATCH_CHARACTERS:
             self.flush()
 
+    def refuse(self, number: int, raw: RawRow, bad: BadRow) -> None:
+        """Row `number` of the dataset cannot be used."""
+        self._refused.append((number, raw, bad))
+        if len(self._refused) >= _BATCH:
+            self.flush()
+
     def flush(self) -> None:
-        """Store the rows collected so far."""
+        """Store the rows collected so far, and reject those that were refused meanwhile."""
         rows, self._rows, self._characters = self._rows, [], 0
-        if not rows:
-            return
+        if rows:
+            self._store(rows)
+        for _, raw, bad in sorted(self._refused, key=itemgetter(0)):
+            self.reject(raw, bad)
+        self._refused = []
+
+    def _store(self, rows: list[tuple[int, dict[str, Any], RawRow]]) -> None:
         self._widen([row for _, row, _ in rows])
         given = with_paths([row for _, row, _ in rows], self._media)
         batch, refused = stored(given, self._schema)
-        self.refused.extend((rows[index][2], bad) for index, bad in refused.items())
+        self._refused += [(rows[index][0], rows[index][2], bad) for index, bad in refused.items()]
         self.numbers.extend(number for index, (number, _, _) in enumerate(rows) if index not in refused)
         self._writer.write_batch(batch)
 

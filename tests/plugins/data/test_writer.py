@@ -58,7 +58,7 @@ def row(number: int, *images: dict[str, object]) -> dict[str, object]:
 
 
 def written(folder: Path, rows: list[dict[str, object]], batch: int) -> object:
-    with RowWriter(folder / "rows.arrow", "supervised") as writer:
+    with RowWriter(folder / "rows.arrow", "supervised", (), pytest.fail) as writer:
         for number, values in enumerate(rows):
             writer.add(number, values, RawRow("f", number, number + 1, None))
             if number % batch == batch - 1:
@@ -133,14 +133,26 @@ def test_media_are_plain_paths_where_no_row_has_bytes(tmp_path: Path) -> None:
     assert dataset["images"][:] == [[], ["a.png"]]
 
 
-def test_a_row_that_arrow_cannot_store_is_refused_and_its_batch_is_kept(tmp_path: Path) -> None:
-    rows = [row(0), row(1), row(2)]
+def test_rows_that_cannot_be_stored_or_used_are_rejected_in_their_order_and_the_others_kept(
+    tmp_path: Path,
+) -> None:
+    rejected: list[tuple[int | None, str]] = []
+    rows = [row(number) for number in range(5)]
     rows[1]["messages"][0]["content"] = "\ud800"
-    with RowWriter(tmp_path / "rows.arrow", "supervised") as writer:
+    rows[4]["tools"] = "\udfff"
+
+    def reject(raw: RawRow, bad: BadRow) -> None:
+        rejected.append((raw.line, bad.reason))
+
+    with RowWriter(tmp_path / "rows.arrow", "supervised", (), reject) as writer:
         for number, values in enumerate(rows):
-            writer.add(number, values, RawRow("f", number, number + 1, None))
-    ((raw, bad),) = writer.refused
-    assert (raw.line, isinstance(bad, BadRow), list(writer.numbers)) == (2, True, [0, 2])
+            raw = RawRow("f", number, number + 1, None)
+            if number == 2:
+                writer.refuse(number, raw, BadRow("no reply"))
+            else:
+                writer.add(number, values, raw)
+    assert rejected == [(2, "not valid Unicode"), (3, "no reply"), (5, "not valid Unicode")]
+    assert list(writer.numbers) == [0, 3]
 
 
 def test_released_pages_are_read_again(tmp_path: Path) -> None:
