@@ -145,14 +145,13 @@ class SegmentEncoder:
     def _separator(self) -> str:
         """A special token that can stand between texts without changing their ids; "" if there is none."""
         probes = ["a 1", " b\n", "\nÉ", "2", "  c"]
+        encode = partial(self._backend.encode, add_special_tokens=False)  # type: ignore[union-attr]
         for name, token in self._special.items():
             if token is None or token.lstrip or token.rstrip or token.single_word or token.normalized:
                 continue
-            apart = [self._backend.encode(text, add_special_tokens=False).ids for text in probes]
-            together = self._backend.encode(name.join(probes), add_special_tokens=False).ids
-            between = [self._special_id(name)]
-            if together == [i for ids in apart for i in (*between, *ids)][1:]:
-                return name
+            apart = [i for text in probes for i in (self._special_id(name), *encode(text).ids)]
+            if encode(name.join(probes)).ids == apart[1:]:
+                return str(name)
         return ""
 
     @cached_property
