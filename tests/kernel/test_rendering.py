@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from character_tokenizer import AddedToken, CharacterTokenizer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tkernel.encoding import SegmentEncoder
@@ -346,6 +346,7 @@ def test_threads_do_not_see_each_others_special_tokens_switched_off() -> None:
 PIECES = st.lists(st.text("ab 12\n</s>é\u0301", max_size=12), min_size=1, max_size=9)
 
 
+@settings(deadline=None)
 @given(texts=PIECES, longer=st.booleans())
 def test_texts_that_are_encoded_together_have_the_ids_that_they_have_alone(
     texts: list[str], longer: bool
