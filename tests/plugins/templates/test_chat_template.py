@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -60,6 +61,24 @@ def test_jinja_gives_the_text_and_the_prompt(
     assert jinja_text(used, conversation) == used.text(conversation)
     asked = conversation.replace(messages=conversation.messages[:-1])
     assert jinja_text(used, asked, add_generation_prompt=True) == prompt_text(used, asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("chatml", "smollm2"), ("qwen3", "qwen3"), ("llama3", "llama3_1"), ("gemma", "gemma3")],
+)
+@FEW
+@given(conversation=conversations(tools=False, thoughts=False))
+def test_jinja_gives_the_ids_where_special_tokens_are_the_borders(
+    renderer: Renderers, name: str, family: str, conversation: Conversation
+) -> None:
+    # What is trimmed or merged at a border is no part of this: contents begin and end with a letter.
+    messages = tuple(replace(m, content=f"a{m.content}z") for m in conversation.messages)
+    conversation = conversation.replace(messages=messages)
+    used = renderer(name, family)
+    text = jinja_text(used, conversation)
+    (encoded,) = used.encode([conversation])
+    assert used.tokenizer.encode(text, add_special_tokens=False) == encoded.input_ids
 
 
 @pytest.mark.parametrize("name", ["ernie_vl", "gemma4", "glm4_7", "gpt_oss", "qwen3", "seed_oss"])

@@ -12,6 +12,7 @@ from template_kit import ARGUMENTS, TEXTS, built_in, dump
 
 from tkernel.rendering import SegmentRenderer
 from tkernel.types.conversation import Conversation, Message, ToolCall
+from tkernel_plugins.templates.tool_formats import TOOL_FORMATS
 
 Renderers = Callable[..., SegmentRenderer]
 MANY = settings(
@@ -101,14 +102,44 @@ def test_calls_round_trip(
     renderer: Renderers, name: str, calls: list[dict[str, object]], reasoning: str | None
 ) -> None:
     used = renderer(name)
-    if name == "lfm2":
-        calls = [{k: v.replace("\n", " ") if isinstance(v, str) else v for k, v in c.items()} for c in calls]
     reply = Message(
         "assistant", tool_calls=tuple(ToolCall("get_weather", dump(c)) for c in calls), reasoning=reasoning
     )
     parsed = used.parse_reply(written(used, reply))
     assert (parsed.content, parsed.reasoning or None) == ("", reasoning)
     assert [json.loads(call.arguments) for call in parsed.tool_calls] == calls
+
+
+_TEXT = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
+    [
+        "</tool_call>",
+        "<tool_call>",
+        "</tool_calls>",
+        "Action: f",
+        "Action Input: {}",
+        'a "b" \\',
+        "[1]",
+        "\u2028",
+    ]
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("name", ["default", "glm4", "ling", "llama3", "minimax1", "mistral", "qwen"])
+@settings(MANY, max_examples=200)
+@given(arguments=st.lists(st.dictionaries(_TEXT, _JSON, max_size=3), min_size=1, max_size=2))
+def test_formats_that_write_json_read_any_arguments(name: str, arguments: list[dict[str, object]]) -> None:
+    used = TOOL_FORMATS[name]
+    calls = [ToolCall("look-up", dump(a)) for a in arguments[: 1 if name == "glm4" else 2]]
+    read = used.read(used.write(calls).text)
+    assert read is not None
+    assert [(call.name, json.loads(call.arguments)) for call in read[1]] == [
+        (call.name, json.loads(call.arguments)) for call in calls
+    ]
 
 
 def test_tags_that_models_write_around_calls_are_read(renderer: Renderers) -> None:

@@ -12,6 +12,7 @@ from tkernel_plugins.templates.tool_formats.format import (
     ToolFormat,
     bare,
     dump,
+    json_from,
     json_or_none,
     parsed_arguments,
 )
@@ -64,7 +65,12 @@ def _write(calls: Sequence[ToolCall]) -> Text:
 _ACTION = re.compile(r"Action:\s*([a-zA-Z0-9_]+)\s*Action Input:\s*(.+?)(?=\s*Action:|\s*$)", re.DOTALL)
 
 
+_HEAD = re.compile(r"Action:[ \t]*([^\n]+?)\s*\nAction Input:\s*")
+
+
 def _read(text: str) -> tuple[str, list[ToolCall]] | None:
+    if exact := _read_exactly(text):
+        return exact
     calls = []
     for match in _ACTION.finditer(text):
         arguments = json_or_none(match[2].strip().strip('"').strip("`"))
@@ -72,6 +78,19 @@ def _read(text: str) -> tuple[str, list[ToolCall]] | None:
             return None
         calls.append(ToolCall(match[1], dump(arguments)))
     return (text[: text.index("Action:")], calls) if calls else None
+
+
+def _read_exactly(text: str) -> tuple[str, list[ToolCall]] | None:
+    """Calls as `_write` writes them: their JSON may hold anything, `Action:` too."""
+    calls, start = [], text.find("Action:")
+    position = max(start, 0)
+    while head := _HEAD.match(text, position):
+        value = json_from(text, head.end())
+        if value is None:
+            return None
+        calls.append(ToolCall(head[1], dump(value[0])))
+        position = len(text) - len(text[value[1] :].lstrip())
+    return (text[:start], calls) if calls and position == len(text) else None
 
 
 DEFAULT = ToolFormat(

@@ -146,3 +146,11 @@ def json_or_none(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def json_from(text: str, start: int) -> tuple[Any, int] | None:
+    """The JSON value that begins at `start` and where it ends; None if none begins there."""
+    try:
+        return json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None

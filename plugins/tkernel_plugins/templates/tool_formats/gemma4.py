@@ -84,7 +84,7 @@ def _write(calls: Sequence[ToolCall]) -> Text:
 
 _CALL = re.compile(r"<\|tool_call>call:([^{\s]+)(\{.*?\})<tool_call\|>", re.DOTALL)
 _STRING_OR_KEY = re.compile(
-    r'<\|"\|>(.*?)<\|"\|>|(?<=[{,])\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?=:)|\b(None)\b', re.DOTALL
+    r'<\|"\|>(.*?)<\|"\|>|(?<=[{,])\s*([^\s:,{}\[\]<"][^:,{}\[\]<"]*?)\s*(?=:)|\b(None)\b', re.DOTALL
 )
 
 

@@ -54,8 +54,10 @@ def _read(text: str) -> tuple[str, list[ToolCall]] | None:
     written, end, _ = rest.partition(_END)
     if not start or not end:
         return None
+    # Line breaks stand in strings as they are, where Python wants them escaped.
+    written = written.strip().replace("\r", "\\r").replace("\n", "\\n")
     try:
-        body = ast.parse(written.strip(), mode="eval").body
+        body = ast.parse(written, mode="eval").body
         nodes = body.elts if isinstance(body, ast.List) else [body]
         calls = [_call(node) for node in nodes]
     except (SyntaxError, ValueError):

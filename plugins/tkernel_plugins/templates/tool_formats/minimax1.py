@@ -31,7 +31,7 @@ def _write(calls: Sequence[ToolCall]) -> Text:
     return "<tool_calls>\n" + join("\n", lines) + "\n</tool_calls>"
 
 
-_CALLS = re.compile(r"<tool_calls>\s*(.+?)\s*</tool_calls>", re.DOTALL)
+_CALLS = re.compile(r"<tool_calls>\s*(.+)\s*</tool_calls>", re.DOTALL)
 
 
 def _read(text: str) -> tuple[str, list[ToolCall]] | None:
@@ -39,7 +39,7 @@ def _read(text: str) -> tuple[str, list[ToolCall]] | None:
     if match is None:
         return None
     # LLaMA-Factory's rule: lines that are no calls are passed over.
-    lines = [as_calls(json_or_none(line), "arguments") for line in match[1].splitlines()]
+    lines = [as_calls(json_or_none(line), "arguments") for line in match[1].split("\n")]
     calls = [call for line in lines for call in line or ()]
     return (text[: match.start()], calls) if calls else None
 
