@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FOR_DATA = ("model_name_or_path", "dataset")
 """Keys without which there is nothing to prepare."""
 
+CALLS = ("model", "dataset", "template", "media")
+"""Kinds of plugins that looking at data calls; what only training needs, a GPU or a tracker, is not checked."""
+
 
 @dataclass(frozen=True)
 class DataRun:
@@ -45,10 +48,10 @@ def session_of(
         raise UsageError(
             "no configuration is given", hint="Name the YAML file of a run: tk data view train.yaml"
         )
-    session = open_session(file, overrides=overrides, plugins=plugins, needs=FOR_DATA)
+    session = open_session(file, overrides=overrides, plugins=plugins, needs=FOR_DATA, calls=CALLS)
     if drop_bad_rows and "on_bad_row" in session.bound.keys:
         dropping = [*overrides, "on_bad_row=drop"]
-        session = open_session(file, overrides=dropping, plugins=plugins, needs=FOR_DATA)
+        session = open_session(file, overrides=dropping, plugins=plugins, needs=FOR_DATA, calls=CALLS)
     show_notes(session)
     return session
 

@@ -34,6 +34,9 @@ def missing_trackers(names: Sequence[str]) -> list[Problem]:
     wanted = [name for name in names if name not in ("all", "none")]
     known = (*_known(), "all", "none") if wanted else ()
     problems = []
+    if len(names) > 1 and len(wanted) < len(names):
+        hint = "Write them alone, or name each tracker."
+        problems.append(Problem("`report_to`: all and none are no trackers", key="report_to", hint=hint))
     for name in wanted:
         modules = MODULES.get(name, (name,))
         if name not in known:

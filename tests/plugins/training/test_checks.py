@@ -78,7 +78,7 @@ def found(
     options: Options | None = None, train: tuple[str, ...] = ("a",), eval: tuple[str, ...] = (), **arguments
 ):
     request = CheckRequest(options or Options(), RunOptions(), arguments, train=train, eval=eval)
-    return {problem.key: problem.message for problem in check_training(request)}
+    return {problem.key: problem.message for problem in reversed(list(check_training(request)))}
 
 
 def test_a_sound_run_has_no_problem() -> None:
@@ -114,6 +114,7 @@ def test_a_sound_run_has_no_problem() -> None:
         ({"save_strategy": "best"}, "save_strategy", "needs a metric"),
         ({"do_train": True}, "dataset", "nothing to train on"),
         ({"optim": "galore_adamw"}, "optim", "needs"),
+        ({"report_to": ["tensorboard", "all"]}, "report_to", "all and none are no trackers"),
         ({"remove_unused_columns": True}, "remove_unused_columns", "is always false here"),
         ({"train_sampling_strategy": "group_by_length"}, "disable_shuffling", "contradict"),
     ],
