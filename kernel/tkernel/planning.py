@@ -95,12 +95,17 @@ class Session:
         for entry in (*self.train, *self.evaluation):
             if entry.source == "file":
                 hashes[f"dataset {entry.name}"] = lock.content_hash(entry.location)
+        for name in self.options.adapter_name_or_path:
+            if files := sorted(Path(name).expanduser().glob("adapter_*")):
+                hashes[f"adapter {name}"] = lock.content_hash(*files)
         for text in self.bound.functions():
             hashes[f"function {text}"] = digest(find_function(text))
         distributions = {c.distribution for c in (*self.plan.choices, *self.plan.extensions)}
         versions = lock.installed_versions(sorted({*lock.LIBRARIES, *distributions} - {"file", "object"}))
         seeds = {"seed": self.options.seed}
-        settings = [self.settings.setting(key) for key in self.settings if key != "plugins"]
+        # Tokens are secrets, and a result may be published; a replay takes them from the environment.
+        kept = [key for key in self.settings if key != "plugins" and not key.endswith("_token")]
+        settings = [self.settings.setting(key) for key in kept]
         if self.plugins:  # those of the command line too, without which a replay would be another run
             origin = self.settings.origin("plugins") or "--plugin"
             settings.append(Setting("plugins", list(self.plugins), origin))

@@ -39,6 +39,11 @@ def test_a_run_calls_every_hook_and_leaves_result_lock_and_trace(toy: Toy) -> No
     assert locked["plan"]["stage"] == "tk-toy==0.1:toy = tk_toy:STAGE"
 
 
+def test_a_token_is_used_and_never_written_down(toy: Toy) -> None:
+    assert toy.tk("run", "run.yaml", "toy_token=hf_secret").returncode == 0
+    assert "hf_secret" not in (toy.folder / "out/run.lock.json").read_text()
+
+
 @pytest.mark.parametrize("words", [("--toy_steps", "7"), ("--toy_steps=7",), ("toy_steps=7",)])
 def test_the_three_spellings_of_an_override(toy: Toy, words: tuple[str, ...]) -> None:
     assert toy.tk("run", "run.yaml", *words).stdout == "saved to out after 7 steps\n"

@@ -73,6 +73,7 @@ class StageOptions:
     """Options."""
     toy_steps: int = 1
     toy_mode: str = "plain"
+    toy_token: str | None = None
 
 class Stage:
     name, Options = "toy", StageOptions

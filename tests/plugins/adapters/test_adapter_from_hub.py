@@ -190,3 +190,14 @@ def test_an_adapter_of_the_hub_is_fetched_and_loads(here):
     server.shutdown()
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().startswith("{0.0099")
+
+
+def test_the_lock_has_the_content_of_the_adapter(here):
+    def hashed():
+        session = open_session({"model_name_or_path": "model", "adapter_name_or_path": "out/support"})
+        return session.lock().hashes["adapter out/support"]
+
+    before = hashed()
+    config = here / "out/support/adapter_config.json"
+    config.write_text(config.read_text() + "\n")
+    assert hashed() != before
