@@ -22,7 +22,17 @@ FAMILIES = [value for value in vars(families).values() if isinstance(value, Fami
 IDS = torch.arange(24).reshape(2, 12)
 
 
-def load(folder, *, model=MODEL, trainable=True, role="policy", arguments=(), load_kwargs=None, settings=(), **options):
+def load(
+    folder,
+    *,
+    model=MODEL,
+    trainable=True,
+    role="policy",
+    arguments=(),
+    load_kwargs=None,
+    settings=(),
+    **options,
+):
     facts = read_facts(str(folder))
     arguments = {"use_cpu": True, **dict(arguments)}
     request = ModelRequest(
