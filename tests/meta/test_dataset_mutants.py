@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import datasets
 import pytest
@@ -10,9 +12,11 @@ import tk_demo_dataset
 from mutation import Mutants
 from tk_demo_dataset import DATASET, Options
 
-from tkernel import hookimpl
+from tkernel import Message, hookimpl
 from tkernel.errors import DataError
 from tkernel.testing import DatasetContract
+from tkernel.types.conversation import message_to_dict
+from tkernel.types.dataset import Rejection
 
 MUTANTS = Mutants(DatasetContract, examples=DATASET.examples)
 
@@ -181,6 +185,94 @@ class GivesAlwaysTheSame(Changed):
         return ("supervised",)
 
 
+@MUTANTS.breaks("test_the_line_of_a_row_is_the_line_that_holds_it")
+class CountsRowsAsLines(Changed):
+    def change(self, dataset, request):
+        def number(row):
+            return {**row, "origin": {**row["origin"], "line": row["origin"]["row"] + 1}}
+
+        return self.map_rows(dataset, number) if request.entry.path.suffix == ".json" else dataset
+
+
+@MUTANTS.breaks("test_reading_again_gives_the_same_rows_in_the_same_order")
+class RemembersWhatItRead(Changed):
+    def __init__(self):
+        self.seen = set()
+
+    def change(self, dataset, request):
+        again, _ = request.entry.location in self.seen, self.seen.add(request.entry.location)
+        return dataset.select(range(len(dataset) - 1, -1, -1)) if again else dataset
+
+
+@MUTANTS.breaks("test_num_samples_is_followed_or_refused")
+class TakesTheFirstSamples(Changed):
+    @hookimpl
+    def load_dataset(self, request):
+        entry = replace(request.entry, num_samples=None)
+        dataset = super().load_dataset(replace(request, entry=entry))
+        return dataset.select(range(min(request.entry.num_samples or len(dataset), len(dataset))))
+
+
+@dataclass(frozen=True)
+class StreamingOptions(Options):
+    streaming: bool = False
+
+
+class Streams(Changed):
+    """A format that streams; a mutant overrides what it changes of one pass."""
+
+    Options = StreamingOptions
+
+    @hookimpl
+    def load_dataset(self, request):
+        if not request.options.streaming:
+            return DATASET.load_dataset(request)
+        return datasets.IterableDataset.from_generator(self.one_pass, gen_kwargs={"request": [request]})
+
+    def one_pass(self, request):
+        (request,) = request
+        file, report = request.entry.path, request.report
+        for position, (row, line) in enumerate(tk_demo_dataset.read(file)):
+            good = bool(row["question"] and row["answer"])
+            if self.is_new(position, report):
+                report.read, report.kept = report.read + 1, report.kept + good
+                if not good:
+                    report.reject(Rejection(str(file), position, line, "no question or no answer"))
+            if good:
+                messages = (Message("user", row["question"]), Message("assistant", row["answer"]))
+                origin = {"file": str(file), "row": position, "line": line}
+                yield {"messages": [message_to_dict(m) for m in messages], "tools": "", "origin": origin}
+
+    def is_new(self, position, report):
+        return position >= report.read
+
+
+@MUTANTS.breaks("test_a_stream_gives_the_rows_of_the_whole_data")
+class LosesTheLastRowOfAStream(Streams):
+    def one_pass(self, request):
+        for row, _ in pairwise(super().one_pass(request)):
+            yield row
+
+
+@MUTANTS.breaks("test_a_stream_gives_the_rows_of_the_whole_data")
+class CountsEveryPass(Streams):
+    def is_new(self, position, report):
+        return True
+
+
+@MUTANTS.breaks("test_a_stream_reads_while_it_is_used")
+class ReadsAllOfAStreamFirst(Streams):
+    def one_pass(self, request):
+        yield from list(super().one_pass(request))
+
+
+@MUTANTS.breaks("test_a_stream_reads_while_it_is_used")
+class AcceptsStreamingAndReadsTheWhole(Streams):
+    @hookimpl
+    def load_dataset(self, request):
+        return DATASET.load_dataset(request)
+
+
 @MUTANTS.breaks("test_the_kernel_accepts_it")
 class Unmarked(tk_demo_dataset.Dataset):
     def load_dataset(self, *arguments):
@@ -192,6 +284,10 @@ MUTANTS.add("heavy_plugins:DATASET", "test_importing_the_plugin_imports_nothing_
 
 def test_the_right_dataset_passes():
     assert MUTANTS.failing("tk_demo_dataset:DATASET") == set()
+
+
+def test_the_right_stream_passes():
+    assert MUTANTS.failing(Streams()) == set()
 
 
 def test_every_check_has_a_mutant():

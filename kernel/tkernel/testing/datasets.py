@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -106,14 +107,27 @@ class DatasetContract(Contract):
         """A row that must be rejected."""
         return dict(self.bad_row) if self.bad_row is not None else dict.fromkeys(self.raw_rows()[0])
 
-    def load(self, file: Path, **options: Any) -> tuple[list[dict[str, Any]], DatasetReport, Any]:
-        """Call the hook: its rows as dicts, the report, and the dataset itself."""
+    @property
+    def streams(self) -> bool:
+        """Whether the plugin has the option `streaming`. One that has not reads whole data in every run."""
+        declared = getattr(self.provider, "Options", None)
+        return declared is not None and "streaming" in {field.name for field in dataclasses.fields(declared)}
+
+    def call(
+        self, file: Path, *, num_samples: int | None = None, **options: Any
+    ) -> tuple[Any, DatasetReport]:
+        """Call the hook: the dataset, and the report that the plugin fills."""
         ranking = self.kind_of_rows == "preference"
         declared: dict[str, Any] = {"columns": self.columns, "tags": self.tags, "ranking": ranking}
+        declared["num_samples"] = num_samples
         entry = DatasetEntry("contract", str(file), formatting=self.name, **declared)
         report = DatasetReport("contract")
         request = DatasetRequest(entry, report, self.kind_of_rows, self.bound_options(**options))
-        dataset = self.provider.load_dataset(request)
+        return self.provider.load_dataset(request), report
+
+    def load(self, file: Path, **options: Any) -> tuple[list[dict[str, Any]], DatasetReport, Any]:
+        """As `call`, with the rows as dicts first."""
+        dataset, report = self.call(file, **options)
         return list(dataset), report, dataset
 
     def test_columns_are_canonical(self, tmp_path: Path) -> None:
@@ -166,6 +180,58 @@ class DatasetContract(Contract):
         assert [origin["row"] for origin in origins] == list(range(len(raw)))
         assert [origin["line"] for origin in origins] == [1, *range(3, len(raw) + 2)]
         assert all(Path(origin["file"]).name == file.name for origin in origins)
+
+    def test_the_line_of_a_row_is_the_line_that_holds_it(self, tmp_path: Path) -> None:
+        """In a JSON array of many lines too, if the plugin gives a line there at all."""
+        raw = self.raw_rows()
+        text = json.dumps(raw, indent=1)
+        (tmp_path / "rows.json").write_text(text, encoding="utf-8")
+        starts = [number for number, line in enumerate(text.splitlines(), start=1) if line == " {"]
+        rows, _, _ = self.load(tmp_path / "rows.json")
+        lines = [row["origin"]["line"] for row in rows]
+        assert lines in ([None] * len(rows), starts[: len(rows)])
+
+    def test_reading_again_gives_the_same_rows_in_the_same_order(self, tmp_path: Path) -> None:
+        """The order is that of the file, every time."""
+        file = write_jsonl(tmp_path / "rows.jsonl", self.raw_rows() * 3)
+        first, again = self.load(file)[0], self.load(file)[0]
+        assert first == again
+        assert [row["origin"]["row"] for row in first] == list(range(len(first)))
+
+    def test_num_samples_is_followed_or_refused(self, tmp_path: Path) -> None:
+        """So many rows, each at most once while there are enough, the same in every run; or a DataError."""
+        raw = self.raw_rows() * 3
+        file = write_jsonl(tmp_path / "rows.jsonl", raw)
+        for wanted in (len(raw) - 2, len(raw) + 2):
+            try:
+                rows = self.load(file, num_samples=wanted)[0]
+            except DataError:
+                continue
+            drawn = [row["origin"]["row"] for row in rows]
+            assert (len(drawn), len(set(drawn))) == (wanted, min(wanted, len(raw)))
+            assert rows == self.load(file, num_samples=wanted)[0]
+
+    def test_a_stream_gives_the_rows_of_the_whole_data(self, tmp_path: Path) -> None:
+        """With the option `streaming`: the same rows as without, in the same order, in every pass, and the
+        same counts, to which a second pass adds nothing."""
+        raw = self.raw_rows()
+        file = write_jsonl(tmp_path / "rows.jsonl", [*raw, self.rejected_row(), *raw])
+        if self.streams:
+            whole, counted, _ = self.load(file, **self.drop)
+            stream, report = self.call(file, streaming=True, **self.drop)
+            for _ in range(2):
+                assert [_with_content(row) for row in stream] == [_with_content(row) for row in whole]
+                assert report == counted
+
+    def test_a_stream_reads_while_it_is_used(self, tmp_path: Path) -> None:
+        """With the option `streaming`: the first row is there before the last one is read."""
+        rows = self.raw_rows() * 500
+        file = write_jsonl(tmp_path / "rows.jsonl", rows)
+        if self.streams:
+            stream, report = self.call(file, streaming=True)
+            assert not hasattr(stream, "num_rows")
+            next(iter(stream))
+            assert 0 < report.read < len(rows)
 
     def test_json_and_jsonl_give_the_same_rows(self, tmp_path: Path) -> None:
         """A JSON array and a file of JSON lines with the same objects give the same rows."""
@@ -273,6 +339,17 @@ def write_jsonl(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def _without_origin(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "origin"}
+
+
+def _with_content(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row without media columns that are empty, and with plain paths: a stream cannot know which to have."""
+    plain = dict(row)
+    for name in OPTIONAL[1:]:
+        items = plain.pop(name, None)
+        if items:
+            bare = [item for item in items if not isinstance(item, Mapping) or item["bytes"] is not None]
+            plain[name] = bare or [item["path"] for item in items]
+    return plain
 
 
 def _odd(value: Any) -> Iterator[Any]:

@@ -90,6 +90,7 @@ class EncodedStream:
     ) -> None:
         self.sources, self.work, self.options, self.rows = sources, work, options, rows
         self.seed, self.shuffle, self.report, self.held_out = seed, shuffle, report, held_out
+        self.split = split
         self.epoch = 0
         self.counts = [SampleCounts(source.entry.name, source.report, split) for source in sources]
         self._batches_counted = 0
@@ -192,7 +193,7 @@ class EncodedStream:
         columns = dict(features(self.rows, media, as_bytes=media))
         for number in {number for number, _, _ in rows} if self.rows == "prompt" else ():
             columns = (getattr(self.sources[number].rows, "features", None) or {}) | columns
-        values = as_structs([row for _, _, row in rows]) if media else [row for _, _, row in rows]
+        values = as_structs([row for _, _, row in rows]) if media else [dict(row) for _, _, row in rows]
         for (number, index, _), value in zip(rows, values, strict=True):
             if not value.get("origin"):
                 value["origin"] = {"file": self.sources[number].entry.name, "row": index, "line": None}
@@ -205,7 +206,14 @@ class EncodedStream:
     def _restore(self, counted: Mapping[str, Any]) -> None:
         # In place: the datasets go on counting in the reports that they have.
         report = PreparationReport.restored(counted)
-        for counts, stored in zip(self.counts, report.datasets, strict=True):
+        before = [counts for counts in report.datasets if counts.split == self.split]
+        names = [[counts.name for counts in found] for found in (before, self.counts)]
+        if names[0] != names[1]:
+            raise DataError(
+                f"the stream is not what it was: it read {', '.join(names[0])}, and now {', '.join(names[1])}",
+                hint="Restore the datasets of the run, or start afresh in another `output_dir`.",
+            )
+        for counts, stored in zip(self.counts, before, strict=True):
             for name in vars(stored).keys() - {"name", "rows"}:
                 setattr(counts, name, getattr(stored, name))
             fill_report(counts.rows, vars(stored.rows))
@@ -228,9 +236,10 @@ def prepare_stream(request: StageRequest, rows: str, options: PrepareOptions) ->
     work = work_of(request, rows, options)
     report = StreamReport(cutoff_len=options.cutoff_len, packed=work.packing is not None)
     shuffle = not _is_sequential(request)
+    seed = request.seed if request.arguments.get("data_seed") is None else request.arguments["data_seed"]
 
     def stream(sources: Sequence[LoadedDataset], **more: Any) -> EncodedStream:
-        return EncodedStream(sources, work, options, rows, seed=request.seed, report=report, **more)
+        return EncodedStream(sources, work, options, rows, seed=seed, report=report, **more)
 
     def held_out(sources: Sequence[LoadedDataset]) -> datasets.Dataset:
         part = stream(sources, shuffle=False, split="eval")
@@ -263,7 +272,7 @@ def prepare_stream(request: StageRequest, rows: str, options: PrepareOptions) ->
 def _rows_of(number: int, source: LoadedDataset) -> Iterator[Row]:
     """The rows of a dataset from the first one on; not by `iter`, which in a worker gives a part of them."""
     row = 0
-    for columns in source.rows.iter(batch_size=_CHUNK):
+    for columns in source.rows.with_format(None).iter(batch_size=_CHUNK):
         for values in zip(*columns.values(), strict=True):
             yield number, row, dict(zip(columns, values, strict=True))
             row += 1

@@ -12,13 +12,12 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import TrainingArguments
 
+from tkernel_plugins.data.prepare import REPORT
 from tkernel_plugins.data.streaming import EncodedStream, Position, StreamReport
 from tkernel_plugins.training.errors import CheckpointError
 
 FILE = "stream_position.json"
 """What a checkpoint holds of a stream."""
-
-REPORT = "data_report.json"
 
 KEY = "position"
 """The key under which samples and batches carry the position after them."""
@@ -105,7 +104,7 @@ def read_position(folder: Path) -> Position:
 
 
 def save_report(position: Position, output_dir: Path) -> None:
-    """Print what was counted up to a position, and write it to `data_report.json`."""
+    """Print what was counted up to a position, and write it where that of whole data is."""
     if not position.counted:
         return
     report = StreamReport.restored(position.counted)

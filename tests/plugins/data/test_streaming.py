@@ -332,6 +332,23 @@ def test_other_data_than_before_is_told(renderer: Any) -> None:
             list(islice(stream.endless(replace(position, counted={})), 30))
 
 
+def test_other_datasets_than_before_are_told(renderer: Any) -> None:
+    position = next(stream_of(renderer, streamed(ALPACA)).endless(Position()))[1]
+    stream = stream_of(renderer, streamed(ALPACA, name="other"))
+    with pytest.raises(DataError, match="it read data, and now other"):
+        next(stream.endless(position))
+
+
+def test_a_position_is_found_again_beside_data_to_evaluate_on(renderer: Any) -> None:
+    def stream() -> EncodedStream:
+        held_out = (streamed(ALPACA[:3], name="held out"),)
+        return prepared(renderer, streamed(ALPACA), held_out=held_out).train
+
+    whole = list(islice(stream().endless(Position()), 40))
+    rest = list(islice(stream().endless(whole[9][1]), 30))
+    assert rest == whole[10:]
+
+
 # -- planning --------------------------------------------------------------------------------------
 
 
