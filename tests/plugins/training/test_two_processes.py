@@ -17,15 +17,17 @@ SCRIPT = textwrap.dedent(
     from training_kit import chatml, pad
     import torch
     from tkernel.testing import tiny
+    from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
     from tkernel.types.requests import StageRequest
     from tkernel_plugins.training.arguments import build_arguments
     from tkernel_plugins.training.trainer import SupervisedTrainer
 
     samples, out, size = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), int(sys.argv[3])
+    data = LoadedDataset(DatasetEntry("data", "data.json"), samples, DatasetReport("data"))
     bundle = tiny.make_bundle()
     bundle.module.requires_grad_(True)
     request = StageRequest(
-        bundle, chatml(bundle.tokenizer), train=[samples], output_dir=out,
+        bundle, chatml(bundle.tokenizer), train=[data], output_dir=out,
         arguments={"max_steps": 2, "per_device_train_batch_size": size, "logging_steps": 1,
                    "gradient_accumulation_steps": 2, "save_strategy": "no"},
     )
