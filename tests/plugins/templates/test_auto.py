@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from template_kit import NEWS, as_dicts, conversations
 
 from tkernel.errors import DataError, TkError
@@ -21,7 +23,7 @@ from tkernel_plugins.templates.auto import TEMPLATE, AutoOptions
 from tkernel_plugins.templates.tool_formats.format import wrapped
 
 Tokenizers = Callable[[str], Any]
-REAL = ["smollm2", "qwen3", "llama3_1", "gemma3"]
+REAL = ["smollm2", "qwen3", "llama3_1", "gemma3", "deepseek_v3"]
 TRL = ["cohere", "gemma", "gemma4_v2", "lfm2_v2", "phi3", "qwen2_5", "qwen3", "qwen3_instruct_2507"]
 CHATML = tiny.CHAT_TEMPLATE
 CONVERSATIONS = {
@@ -290,3 +292,56 @@ def test_a_call_that_the_template_leaves_out_is_told_whatever_its_name() -> None
 def test_the_date_is_todays_or_the_fixed_one() -> None:
     used = auto(tiny.make_tokenizer(), "{{ strftime_now('%d %b %Y') }}" + CHATML)
     assert used.text(talk(("user", "a"), ("assistant", "b"))).startswith("15 Jan 2025<|im_start|>")
+
+
+RENDERERS: dict[str, SegmentRenderer] = {}
+PLACES = ["system", "user", "reply", "earlier", "tool", "argument", "result"]
+
+
+def typed_at(place: str, text: str) -> Conversation:
+    """A conversation in which `text` is typed in one place."""
+
+    def at(name: str) -> str:
+        return f"a{text}z" if name == place else "az"
+
+    tool = {"name": "look_up", "description": at("tool"), "parameters": {"type": "object", "properties": {}}}
+    calls = (ToolCall("look_up", json.dumps({"word": at("argument")})),)
+    called = (
+        Message("assistant", tool_calls=calls),
+        Message("tool", at("result")),
+        Message("assistant", "b"),
+    )
+    said = (
+        *(Message("system", at("system")), Message("user", at("user")), Message("assistant", at("earlier"))),
+        Message("user", "c"),
+    )
+    if place in ("tool", "argument", "result"):
+        return Conversation((*said, *called), (tool,))
+    return Conversation((*said, Message("assistant", at("reply"))))
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("place", PLACES)
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(data=st.data())
+def test_nothing_that_is_typed_becomes_a_token_of_a_real_tokenizer(
+    tokenizer: Tokenizers, name: str, place: str, data: st.DataObject
+) -> None:
+    if name not in RENDERERS:
+        RENDERERS[name] = auto(tokenizer(name))
+    used = RENDERERS[name]
+    loaded = used.tokenizer
+    words = st.sampled_from([*loaded.all_special_tokens, "<|im_", "end|>", " ", "\n", "x"])
+    text = "".join(data.draw(st.lists(words, min_size=1, max_size=4)))
+    special = set(loaded.all_special_ids)
+    try:
+        plain, typed = (used.encode([typed_at(place, t)], mask_history=True)[0] for t in ("", text))
+    except DataError:
+        assert place in ("tool", "argument", "result"), "what is said has to be rendered"
+        return
+    assert [i for i in typed.input_ids if i in special] == [i for i in plain.input_ids if i in special]
