@@ -50,6 +50,9 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench/startup.py
+	$(BIN)/python tests/bench/prepare.py
+	$(BIN)/python tests/bench/prepare_memory.py
+	$(BIN)/python tests/bench/rows_memory.py --streaming
 	$(BIN)/python tests/bench/packing.py
 
 clean:

@@ -382,3 +382,18 @@ def test_what_streaming_needs_and_rules_out_is_told_with_the_line_before_anythin
     lines = [*lines[:4], "max_steps: 3", "val_size: 2"]
     (tmp_path / "train.yaml").write_text("\n".join(lines) + "\n")
     open_session(str(tmp_path / "train.yaml"))
+
+
+def test_streaming_is_refused_where_no_format_of_the_run_streams(tmp_path: Path) -> None:
+    tiny.save_model(tmp_path / "model")
+    write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "a"}])
+    info = {"mine": {"file_name": "rows.jsonl", "formatting": "demo"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    plugin = Path(__file__).parents[2] / "third_party" / "tk-demo-dataset" / "tk_demo_dataset.py"
+    wanted = {"dataset": "mine", "dataset_dir": str(tmp_path), "plugins": [str(plugin)]}
+    wanted |= {"model_name_or_path": str(tmp_path / "model"), "output_dir": str(tmp_path / "out")}
+    open_session(wanted)
+    with pytest.raises(
+        ConfigError, match="streaming belongs to dataset:alpaca .* this run uses dataset:demo"
+    ):
+        open_session({**wanted, "streaming": True, "max_steps": 3})
