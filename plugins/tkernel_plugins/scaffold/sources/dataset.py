@@ -73,7 +73,9 @@ class Dataset:
         if not file.is_file():
             raise DataError(f"{file} is not there")
         if request.entry.num_samples is not None:
-            raise DataError("this format does not draw samples: take out num_samples", origin=request.entry.origin)
+            raise DataError(
+                "this format does not draw samples: take out num_samples", origin=request.entry.origin
+            )
         for position, (row, line) in enumerate(read(file)):
             report.read += 1
             if not (isinstance(row, dict) and is_text(row.get("question")) and is_text(row.get("answer"))):
