@@ -1,0 +1,129 @@
+"""The output layer and its loss, without ever holding the logits of a batch.
+
+Logits are made for `CHUNK` positions at a time and only where a token is predicted. For a vocabulary of
+49,152, logits of one batch of 2 x 512 tokens take 200 MB in float32, and as much again for their gradient;
+a chunk takes 50.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tkernel_plugins.training.fused.precision import computed_in
+
+CHUNK = 256
+"""Positions whose logits are held at once."""
+
+
+def linear_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, coefficients: torch.Tensor
+) -> torch.Tensor:
+    """The sum of `coefficients * cross_entropy(hidden @ weight.T, targets)`, a scalar in float32.
+
+    Gradients are computed with the loss, from the same logits, as in Liger's fused linear cross entropy
+    (Hsu et al. 2024, arXiv:2410.10989).
+
+    Args:
+        hidden: (positions, width).
+        weight: (vocabulary, width), of the output layer.
+        targets: (positions,), the token that each position predicts.
+        coefficients: (positions,), float32; no gradient flows to them.
+    """
+    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, coefficients)
+    return loss
+
+
+def linear_logps(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The log-probability of each target, (positions,) in float32; arguments as in `linear_cross_entropy`.
+
+    For losses that are no sum over tokens. The logits are computed again for the gradient.
+    """
+    logps: torch.Tensor = _LinearLogps.apply(hidden, weight, targets)
+    return logps
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor
+    ) -> torch.Tensor:
+        dtype = computed_in(hidden)
+        inputs, matrix = hidden.to(dtype), weight.to(dtype)
+        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        loss = torch.zeros((), dtype=_summed_in(dtype), device=hidden.device)
+        for start in range(0, len(targets), CHUNK):
+            part = slice(start, start + CHUNK)
+            logps, probabilities = _softmax(inputs[part] @ matrix.T, targets[part])
+            loss -= (logps * scale[part]).sum()
+            if of_hidden is None and of_weight is None:
+                continue
+            gradient = _of_logits(probabilities, targets[part], scale[part]).to(dtype)
+            if of_hidden is not None:
+                of_hidden[part] = gradient @ matrix
+            if of_weight is not None:
+                of_weight += gradient.T @ inputs[part]
+        ctx.save_for_backward(of_hidden, of_weight)
+        ctx.dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        of_hidden, of_weight = ctx.saved_tensors
+        return (
+            None if of_hidden is None else of_hidden * gradient.to(of_hidden.dtype),
+            None if of_weight is None else (of_weight * gradient).to(ctx.dtype),
+            None,
+            None,
+        )
+
+
+class _LinearLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        ctx.dtype = dtype = computed_in(hidden)
+        inputs, matrix = hidden.to(dtype), weight.to(dtype)
+        parts = [slice(start, start + CHUNK) for start in range(0, len(targets), CHUNK)]
+        found = [_softmax(inputs[part] @ matrix.T, targets[part])[0] for part in parts]
+        ctx.save_for_backward(hidden, weight, targets)
+        return torch.cat(found) if found else hidden.new_zeros(0, dtype=_summed_in(dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, targets = ctx.saved_tensors
+        inputs, matrix = hidden.to(ctx.dtype), weight.to(ctx.dtype)
+        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(targets), CHUNK):
+            part = slice(start, start + CHUNK)
+            _, probabilities = _softmax(inputs[part] @ matrix.T, targets[part])
+            of_logits = _of_logits(probabilities, targets[part], -gradient[part]).to(ctx.dtype)
+            if of_hidden is not None:
+                of_hidden[part] = of_logits @ matrix
+            if of_weight is not None:
+                of_weight += of_logits.T @ inputs[part]
+        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None
+
+
+def _softmax(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the targets, and probabilities of everything; in float32 or better."""
+    logits = logits.to(_summed_in(logits.dtype))
+    logits -= logits.amax(-1, keepdim=True)
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    probabilities = logits.exp_()
+    total = probabilities.sum(-1, keepdim=True)
+    return chosen - total[:, 0].log(), probabilities.div_(total)
+
+
+def _of_logits(probabilities: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The gradient of `-scale * logp` with respect to the logits, in place of `probabilities`."""
+    probabilities *= scale[:, None].to(probabilities.dtype)
+    rows = torch.arange(len(targets), device=targets.device)
+    probabilities[rows, targets] -= scale.to(probabilities.dtype)
+    return probabilities
+
+
+def _summed_in(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
