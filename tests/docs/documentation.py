@@ -16,6 +16,7 @@ from tkernel.cli.app import app, guarded
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
+os.environ["COLUMNS"] = "100"  # what a reader's terminal may have; what is drawn depends on it
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 _VARIABLE = re.compile(r"[A-Z_]+=\S*")
