@@ -120,6 +120,7 @@ class SupervisedTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """That of transformers; of a stream, its own."""
         if isinstance(self.train_dataset, EndlessSamples):
+            self.train_dataset.batch_size = self._train_batch_size
             return stream_loader(self.train_dataset, self.data_collator, self.args)
         return super().get_train_dataloader()
 

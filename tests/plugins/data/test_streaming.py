@@ -47,7 +47,11 @@ def renderer(tiny_tokenizer: Any) -> SegmentRenderer:
 
 
 def prepared(
-    renderer: Any, *train: LoadedDataset, held_out: tuple[LoadedDataset, ...] = (), **options: Any
+    renderer: Any,
+    *train: LoadedDataset,
+    held_out: tuple[LoadedDataset, ...] = (),
+    rows: str = "supervised",
+    **options: Any,
 ) -> Prepared:
     options = {"buffer_size": 8, "preprocessing_batch_size": 5, **options}
     request = StageRequest(
@@ -57,7 +61,7 @@ def prepared(
         eval=held_out,
         options=PrepareOptions(**options),
     )
-    return prepare(request)
+    return prepare(request, rows)
 
 
 def stream_of(renderer: Any, *train: LoadedDataset, **options: Any) -> EncodedStream:
@@ -66,8 +70,8 @@ def stream_of(renderer: Any, *train: LoadedDataset, **options: Any) -> EncodedSt
     return stream
 
 
-def streamed(rows: list[dict[str, Any]], options: RowOptions = STREAM, **entry: Any) -> LoadedDataset:
-    return load(rows, options=options, **entry)
+def streamed(data: list[dict[str, Any]], options: RowOptions = STREAM, **entry: Any) -> LoadedDataset:
+    return load(data, options=options, **entry)
 
 
 def numbers(samples: Any) -> list[int]:
@@ -208,6 +212,32 @@ def test_the_samples_are_those_of_the_whole_data_in_the_same_batches(
     seen = stream.report
     assert seen.splits == whole.report.splits
     assert [vars(counts) for counts in seen.datasets] == [vars(counts) for counts in whole.report.datasets]
+
+
+PAIRED = {**ALPACA[0], "chosen": "Good.", "rejected": "Bad.", "kto_tag": True}
+
+
+@pytest.mark.parametrize("kind", ["preference", "feedback", "prompt", "text"])
+def test_samples_of_every_kind_are_those_of_the_whole_data(renderer: Any, kind: str) -> None:
+    rows = [{**PAIRED, "instruction": f"Question {n}?", "kto_tag": n % 2 == 0} for n in range(12)]
+    columns = {"prompt": "instruction", "response": "output", "chosen": "chosen", "rejected": "rejected"}
+    columns |= {"kto_tag": "kto_tag"} if kind == "feedback" else {}
+    entry = {"columns": columns, "ranking": kind == "preference", "rows": kind}
+    sized = {"rows": kind, "cutoff_len": 40}
+    whole = prepared(renderer, load(rows, **entry), **sized)
+    stream = prepared(renderer, streamed(rows, **entry), buffer_size=1, **sized)
+    names = whole.train.column_names
+    assert [{name: one[name] for name in names} for one in stream.train] == list(whole.train)
+    assert stream.report.splits == whole.report.splits
+
+
+def test_rows_of_a_hub_are_streamed(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", ALPACA)
+    whole, stream = (
+        load(str(tmp_path), source="hf_hub", options=RowOptions(streaming=streaming))
+        for streaming in (False, True)
+    )
+    assert [plain(row) for row in stream.rows] == [plain(row) for row in whole.rows]
 
 
 def test_a_pass_has_every_sample_once_and_the_next_one_another_order(renderer: Any) -> None:
@@ -394,6 +424,6 @@ def test_streaming_is_refused_where_no_format_of_the_run_streams(tmp_path: Path)
     wanted |= {"model_name_or_path": str(tmp_path / "model"), "output_dir": str(tmp_path / "out")}
     open_session(wanted)
     with pytest.raises(
-        ConfigError, match="streaming belongs to dataset:alpaca .* this run uses dataset:demo"
+        ConfigError, match=r"streaming belongs to dataset:alpaca .* this run uses dataset:demo"
     ):
         open_session({**wanted, "streaming": True, "max_steps": 3})
