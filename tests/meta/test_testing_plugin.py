@@ -29,7 +29,7 @@ def test_a_failed_check_shows_the_values_that_it_compared(tmp_path):
         "from tkernel.testing import TemplateContract\n"
         "class TestWrong(TemplateContract):\n"
         "    plugin = 'chatml'\n"
-        "    separator = 'nothing like it'\n"
+        "    terminator = 'nothing like it'\n"
     )
     check = "test_wrong.py::TestWrong::test_supervises_exactly_the_reply_and_its_terminator"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", check]
