@@ -33,12 +33,12 @@ class ArrowWriter:
         self._stream: Any = None
 
     def write(self, table: pa.Table) -> None:
-        """Append the rows of `table`."""
+        """Append the rows of `table` as one batch: many small ones would cost a reader memory."""
         import pyarrow as pa
 
         if self._stream is None:
             self._stream = pa.ipc.new_stream(self._file, table.schema)
-        self._stream.write_table(table)
+        self._stream.write_table(table.combine_chunks())
         self.rows += table.num_rows
 
     def close(self) -> None:

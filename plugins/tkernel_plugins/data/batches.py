@@ -38,7 +38,8 @@ _CANONICAL = (
     *("text", "messages", "chosen", "rejected", "completion", "label", "tools", "origin"),
     *MEDIA,
 )
-_RELEASE_EVERY = 16
+_RELEASE_EVERY = 1000
+"""Rows: each of them may have brought in 64 KiB of its file."""
 _WITNESSES = 4
 
 
@@ -153,9 +154,9 @@ def encode_batches(rows: MergedRows, work: BatchWork, size: int, processes: int)
     if min(processes, len(spans)) > 1:
         yield from _in_processes(rows, work, spans, min(processes, len(spans)), files)
         return
-    for number, span in enumerate(spans, start=1):
+    for span in spans:
         yield work(*rows.take(span))
-        if number % _RELEASE_EVERY == 0:
+        if span.stop // _RELEASE_EVERY > span.start // _RELEASE_EVERY:
             release(files)
 
 
@@ -197,7 +198,7 @@ _WORKER: dict[str, Any] = {}
 
 
 def _start(rows: MergedRows, work: BatchWork, files: list[str]) -> None:
-    _WORKER.update(rows=rows, work=work, files=files, batches=0)
+    _WORKER.update(rows=rows, work=work, files=files)
     parent = multiprocessing.parent_process()
     if parent is not None:  # a worker whose parent was killed would wait for ever, and hold its locks
         sentinel = parent.sentinel
@@ -210,8 +211,7 @@ def _encode(span: slice) -> EncodedBatch:
     except DataError as error:
         # Its cause may hold what cannot be sent back.
         raise DataError(error.message, hint=error.hint, origin=error.origin) from None
-    _WORKER["batches"] += 1
-    if _WORKER["batches"] % _RELEASE_EVERY == 0:
+    if span.stop // _RELEASE_EVERY > span.start // _RELEASE_EVERY:
         release(_WORKER["files"])
     return batch
 

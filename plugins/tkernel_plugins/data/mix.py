@@ -102,7 +102,7 @@ def _rows(part: datasets.Dataset, indices: np.ndarray) -> pa.Table:
     first, last = int(indices[0]), int(indices[-1])
     if last - first + 1 == len(indices) and (indices[1:] > indices[:-1]).all():
         return part[first : last + 1]
-    return part[indices.tolist()]
+    return part[indices.tolist()].combine_chunks()  # `datasets` gives each row a chunk of its own
 
 
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:
