@@ -76,7 +76,7 @@ def _environment() -> Any:
     class Generation(Extension):
         """`{% generation %}` marks what is learned, and is written as it is."""
 
-        tags = frozenset({"generation"})
+        tags = {"generation"}  # noqa: RUF012 (as Extension declares it)
 
         def parse(self, parser: Any) -> Any:
             next(parser.stream)
