@@ -105,7 +105,8 @@ class Writer:
         own, content = list(reply.expanded), reply.content
         breaks = closes[len(closes.rstrip()) :]
         # What separates a thought from the calls after it is the template's.
-        if reply.tool_calls and content.startswith(opens) and (content + breaks).endswith(closes):
+        ends_in_thought = content.startswith(opens) and (content + breaks).endswith(closes)
+        if reply.tool_calls and ends_in_thought and closes not in content:
             content += breaks
         for thought in self.thought.finditer(content):
             start, end = thought.span()
@@ -142,9 +143,9 @@ class Writer:
         for slot in slots:
             if isinstance(slot, str):
                 before, mark, after = slot.partition(CONTENT)
-                text = before + content + after if mark else Text(slot)
-                if text:
-                    segments.append(text.segment(role))
+                segment = content.segment(role, before, after) if mark else Segment(slot, role)
+                if segment.text:
+                    segments.append(segment)
             elif (token := self.token(slot)) is not None:
                 segments.append(Segment(token, role=role, special=True))
         return segments
