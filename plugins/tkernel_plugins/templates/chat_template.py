@@ -34,7 +34,8 @@ _TEMPLATE = """\
     {{- @OPENS@ + reasoning + @CLOSES@ if reasoning else '' }}
     {%- set content = plain(message.content) %}
     {{- content }}
-    {%- if message.tool_calls and content.startswith(@OPENS@) and (content + @BREAKS@).endswith(@CLOSES@) %}
+    {%- set ended = content.startswith(@OPENS@) and (content + @BREAKS@).endswith(@CLOSES@) %}
+    {%- if message.tool_calls and ended and @CLOSES@ not in content %}
         {{- @BREAKS@ }}
     {%- endif %}
 {%- endmacro %}
