@@ -32,8 +32,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny: Path) -> Path:
-    """Where a reader stands: the repository's root, with the folder `tiny`."""
+def folder(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a reader stands: the repository's root, with the folder `tiny` and nothing in the cache."""
+    monkeypatch.setenv("TK_CACHE_DIR", str(tmp_path / "cache"))
     for name in ("examples", "contrib", "docs", "plugins", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(tiny, tmp_path / "tiny")
