@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import pickle
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tkernel.errors import DataError, TkError
@@ -26,6 +28,7 @@ from tkernel_plugins.data.mix import MergedRows
 from tkernel_plugins.data.options import PrepareOptions
 from tkernel_plugins.data.packing import Packing, pack, packing_of
 from tkernel_plugins.data.report import FIRST, Tally
+from tkernel_plugins.data.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,16 +168,17 @@ def _in_processes(
 ) -> Iterator[EncodedBatch]:
     # Forked, not sent: a renderer is made of functions that cannot be pickled.
     context = multiprocessing.get_context("fork")
-    waiting: deque[Future[EncodedBatch]] = deque()
-    with _tokenizers_threads_off():
-        pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(rows, work, files))
+    waiting: deque[Future[str]] = deque()
+    with _tokenizers_threads_off(), scratch_folder() as folder:
+        given = (rows, work, files, folder)
+        pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=given)
         try:
             for span in spans:
                 waiting.append(pool.submit(_encode, span))
                 if len(waiting) > 2 * processes:
-                    yield waiting.popleft().result()
+                    yield _received(folder, waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield _received(folder, waiting.popleft())
         except BrokenProcessPool:
             raise TkError(
                 "a process that encodes was killed, perhaps because memory ran out",
@@ -197,15 +201,20 @@ def witness(rows: MergedRows, encoder: Encoder) -> str:
 _WORKER: dict[str, Any] = {}
 
 
-def _start(rows: MergedRows, work: BatchWork, files: list[str]) -> None:
-    _WORKER.update(rows=rows, work=work, files=files)
+def _start(rows: MergedRows, work: BatchWork, files: list[str], folder: Path) -> None:
+    _WORKER.update(rows=rows, work=work, files=files, folder=folder)
     parent = multiprocessing.parent_process()
     if parent is not None:  # a worker whose parent was killed would wait for ever, and hold its locks
         sentinel = parent.sentinel
         threading.Thread(target=lambda: (wait([sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _encode(span: slice) -> EncodedBatch:
+def _encode(span: slice) -> str:
+    """Encode some rows; the batch goes into a file, and its name to the parent.
+
+    A batch is too large to be sent in one piece, and a pool whose worker is killed half-way through sending
+    waits for the rest for ever.
+    """
     try:
         batch: EncodedBatch = _WORKER["work"](*_WORKER["rows"].take(span))
     except DataError as error:
@@ -213,6 +222,18 @@ def _encode(span: slice) -> EncodedBatch:
         raise DataError(error.message, hint=error.hint, origin=error.origin) from None
     if span.stop // _RELEASE_EVERY > span.start // _RELEASE_EVERY:
         release(_WORKER["files"])
+    name = f"{span.start}.batch"
+    with (_WORKER["folder"] / name).open("wb") as file:
+        pickle.dump(batch, file, protocol=pickle.HIGHEST_PROTOCOL)
+    return name
+
+
+def _received(folder: Path, future: Future[str]) -> EncodedBatch:
+    """The batch that a worker wrote, whose file is not needed any more."""
+    path = folder / future.result()
+    with path.open("rb") as file:
+        batch: EncodedBatch = pickle.load(file)
+    path.unlink()
     return batch
 
 
