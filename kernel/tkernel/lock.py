@@ -118,7 +118,7 @@ def refuse(path: str | os.PathLike[str], differences: Sequence[str]) -> None:
 
 def plan_of(plan: Plan) -> dict[str, str]:
     """Each choice as `dist==version:entry point`, under its kind and subject, or as `extension NAME`."""
-    return {_key(choice): _described(choice) for choice in (*plan.choices, *plan.extensions)}
+    return {key_of(choice): _described(choice) for choice in (*plan.choices, *plan.extensions)}
 
 
 def identities(plan: Plan) -> dict[str, str]:
@@ -128,10 +128,11 @@ def identities(plan: Plan) -> dict[str, str]:
     being written. A plugin object given from Python has none, and is left out.
     """
     known = [choice for choice in (*plan.choices, *plan.extensions) if choice.version != "?"]
-    return {_key(choice): f"{_described(choice)} {_source(choice.target)}" for choice in known}
+    return {key_of(choice): f"{_described(choice)} {_source(choice.target)}" for choice in known}
 
 
-def _key(choice: Choice) -> str:
+def key_of(choice: Choice) -> str:
+    """The name of a choice in a lock: `template`, `dataset NAME`, `extension NAME`."""
     subject = choice.name if choice.kind == "extension" else choice.subject
     return f"{choice.kind} {subject}" if subject else choice.kind
 

@@ -102,8 +102,9 @@ def stage_request(session: Session, output_dir: Path | None = None, *, weights: 
     if weights:
         bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer)
     identities = lock.identities(session.plan)
-    for choice in filter(None, map(session.plan.chosen, ("template", "media"))):
-        identities[f"{choice.kind} options"] = repr(session.options_of(choice))
+    for choice in (*session.plan.choices, *session.plan.extensions):
+        if any(hasattr(session.active.object(choice), hook) for hook in ("render_template", "process_media")):
+            identities[f"{lock.key_of(choice)} options"] = repr(session.options_of(choice))
     return StageRequest(
         bundle=bundle,
         renderer=renderer,

@@ -124,7 +124,8 @@ class StageRequest:
     """The resolved flat configuration, for the model card."""
     identities: Mapping[str, str] = field(default_factory=dict)
     """`template`, `media`, `dataset NAME`, `extension NAME` -> version and source digest of the provider;
-    `template options`, `media options`. One that is missing is an object in memory: do not cache its results."""
+    `template options`, `media options` and those of extensions that wrap their hooks. One that is missing is
+    an object in memory: do not cache its results."""
     slots: Slots = field(
         default_factory=partial(
             Slots, "train_stage", once=("optimizer", "loss"), accumulating=("callbacks",)

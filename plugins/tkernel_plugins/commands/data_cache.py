@@ -30,7 +30,8 @@ def list_entries(as_json: Annotated[bool, typer.Option("--json", help="Print JSO
 
     Example:  tk data cache list
     """
-    from tkernel_plugins.data.cache import KINDS, cache_folder, entries, words_of_time
+    from tkernel_plugins.data.cache import KINDS, cache_folder, entries
+    from tkernel_plugins.data.cache_entry import words_of_time
 
     found = [entry for kind in KINDS for entry in entries(kind)]
     if as_json:
@@ -107,7 +108,7 @@ def clear(
     """
     import time
 
-    from tkernel_plugins.data.cache import KINDS, cache_folder, entries, remove, sweep
+    from tkernel_plugins.data.cache import KINDS, cache_folder, entries, remove, remove_unreadable, sweep
 
     found = [entry for kind in KINDS for entry in entries(kind)]
     for key in keys or ():
@@ -119,9 +120,11 @@ def clear(
         found = [entry for entry in found if time.time() - entry.used >= unused_for * 86400]
     sizes = {entry.folder.name: entry.size for entry in found}
     removed = [entry.folder.name for entry in found if remove(entry)]
+    unreadable = remove_unreadable(cache_folder()) if not keys and unused_for is None else 0
     sweep(cache_folder())
+    damaged = f"; and {unreadable} that were damaged or of another version" if unreadable else ""
     busy = f"; {len(found) - len(removed)} are being written" if len(removed) < len(found) else ""
-    print(f"removed {len(removed)} entries, {_size(sum(sizes[name] for name in removed))}{busy}")
+    print(f"removed {len(removed)} entries, {_size(sum(sizes[name] for name in removed))}{damaged}{busy}")
 
 
 def described(entry: Any) -> dict[str, Any]:

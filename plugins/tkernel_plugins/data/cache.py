@@ -8,86 +8,50 @@ manifest. One process writes an entry while others that want it wait; a lock die
 
 from __future__ import annotations
 
-import errno
-import json
+import hashlib
 import os
 import shutil
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tkernel.errors import TkError
-from tkernel_plugins.data.arrow_files import digest_file
+from tkernel_plugins.data.cache_entry import (
+    MANIFEST,
+    Damaged,
+    Entry,
+    Write,
+    checksums,
+    commit,
+    manifest_of,
+    read_manifest,
+    verified,
+    words_of_time,
+    written,
+)
 from tkernel_plugins.data.cache_key import Key, NoKey, missed
 from tkernel_plugins.data.scratch import scratch_folder
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
 KINDS = ("rows", "samples")
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NEAR = 50
 
 T = TypeVar("T")
-Write = Callable[[Path], Mapping[str, Any]]
-"""Fills a folder with files, and returns what the manifest is to say about them (plain values)."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A folder of files and what its manifest says about it.
-
-    `hit` is whether the files were there already; `outcome` says that, and why not, in a few words.
-    """
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    hit: bool = True
-    outcome: str = ""
-
-    @property
-    def content(self) -> Mapping[str, Any]:
-        """What was said when the files were written."""
-        found: Mapping[str, Any] = self.manifest["content"]
-        return found
-
-    @property
-    def components(self) -> Mapping[str, str]:
-        """What the key is made of."""
-        found: Mapping[str, str] = self.manifest["components"]
-        return found
-
-    @property
-    def size(self) -> int:
-        """Bytes on the disk."""
-        return sum(int(file["size"]) for file in self.manifest["files"].values())
-
-    @property
-    def age(self) -> float:
-        """Seconds since it was made."""
-        return float(max(time.time() - self.manifest["created"], 0.0))
-
-    @property
-    def used(self) -> float:
-        """When it was last read or written, in seconds since 1970."""
-        return (self.folder / MANIFEST).stat().st_mtime
-
-
-class Damaged(Exception):
-    """A folder is no whole entry; the message says what is wrong with it."""
 
 
 def cache_folder() -> Path:
     """`$TK_CACHE_DIR`, else `tkernel/data` in the user's cache folder."""
     if given := os.environ.get("TK_CACHE_DIR"):
         return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tkernel" / "data"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tkernel" / "data"
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(os.devnull) / "no home folder"
 
 
 def kept(
@@ -132,12 +96,12 @@ def kept(
             told(why)
             sweep(root)
             with _draft(root) as draft:
-                content = _written(write, draft)
+                content = written(write, draft)
                 if reason := passing(draft):
                     moved = partial(_moved, draft, content)
                     return _passing(key, moved, opened, label, f"not kept: {reason}", told)
-                manifest = _manifest(key, label, content, _checksums(draft))
-                _commit(draft, folder, manifest)
+                manifest = manifest_of(key, label, content, checksums(draft))
+                commit(draft, folder, manifest)
             return opened(Entry(folder, manifest, hit=False, outcome=why))
     except _Unwritable as error:
         outcome = f"not used: {root} cannot be written ({error})"
@@ -149,27 +113,10 @@ def entries(kind: str, root: Path | None = None) -> list[Entry]:
     found = []
     for folder in (root or cache_folder()).joinpath(kind).glob("*"):
         try:
-            found.append(Entry(folder, _read_manifest(folder)))
+            found.append(Entry(folder, read_manifest(folder)))
         except Damaged:
             continue
     return sorted(found, key=lambda entry: -entry.used)
-
-
-def verified(folder: Path) -> Entry:
-    """The entry in `folder`, its files read and compared with their checksums.
-
-    Raises:
-        Damaged: it is not whole.
-    """
-    manifest = _read_manifest(folder)
-    for name, wanted in manifest["files"].items():
-        file = folder / name
-        try:
-            if file.stat().st_size != wanted["size"] or digest_file(file) != wanted["xxh3"]:
-                raise Damaged(f"{name} is not what was written")
-        except OSError as error:
-            raise Damaged(f"{name}: {error.strerror}") from None
-    return Entry(folder, manifest)
 
 
 def found_damage(folder: Path, key: Key) -> tuple[Entry | None, str | None]:
@@ -191,17 +138,30 @@ def copied(entry: Entry, target: Path) -> Entry:
     Raises:
         TkError: the disk is full, or `target` cannot be written.
     """
+    try:
+        with _locked(cache_folder(), hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:32]):
+            return _copied(entry, target)
+    except _Unwritable:  # without locks, processes that start together write one after the other's copy
+        return _copied(entry, target)
 
+
+def _copied(entry: Entry, target: Path) -> Entry:
     def files(folder: Path) -> Mapping[str, Any]:
         for name in entry.manifest["files"]:
             shutil.copyfile(entry.folder / name, folder / name)
         return {}
 
+    try:
+        there = verified(target)
+        if there.manifest["files"] == entry.manifest["files"] and there.components == entry.components:
+            return Entry(target, there.manifest, hit=entry.hit, outcome=entry.outcome)
+    except Damaged:
+        pass  # It is written now.
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         draft.mkdir(parents=True, exist_ok=True)
-        _written(files, draft)
-        _commit(draft, target, entry.manifest)
+        written(files, draft)
+        commit(draft, target, entry.manifest)
     except OSError as error:
         raise TkError(f"cannot write to {target}: {error.strerror}", hint="Choose another folder.") from error
     finally:
@@ -219,6 +179,15 @@ def remove(entry: Entry, root: Path | None = None) -> bool:
     except Timeout:
         return False
     return True
+
+
+def remove_unreadable(root: Path) -> int:
+    """Delete what is no entry, or one of another version of tk; how many there were."""
+    readable = {entry.folder for kind in KINDS for entry in entries(kind, root)}
+    folders = [path for kind in KINDS for path in root.joinpath(kind).glob("*") if path not in readable]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(folders)
 
 
 def sweep(root: Path) -> None:
@@ -258,6 +227,8 @@ def _locked(root: Path, name: str) -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         raise _Unwritable(error.strerror or str(error)) from None
+    except NotImplementedError:
+        raise _Unwritable("its file system has no locks") from None
     with lock:
         lock.release()  # `acquire` and `with` both count
         yield
@@ -277,72 +248,8 @@ def _used(entry: Entry, told: Callable[[str], None]) -> Entry:
     return Entry(entry.folder, entry.manifest, True, outcome)
 
 
-def words_of_time(seconds: float) -> str:
-    """`40 s`, `12 min`, `5 h`, `3 days`."""
-    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{max(seconds, 0):.0f} s"
-
-
 def _near(root: Path, kind: str) -> list[Mapping[str, str]]:
     return [entry.components for entry in entries(kind, root)[:_NEAR]]
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Damaged(f"{MANIFEST}: {error.strerror}") from None
-    except ValueError:
-        raise Damaged(f"{MANIFEST} is no JSON") from None
-    names = ("components", "content", "files", "created", "label", "kind")
-    if not isinstance(manifest, dict) or not all(name in manifest for name in names):
-        raise Damaged(f"{MANIFEST} is none")
-    if manifest.get("schema") != SCHEMA:
-        raise Damaged(f"{MANIFEST} has schema {manifest.get('schema')!r}, and this tk reads schema {SCHEMA}")
-    return manifest
-
-
-def _manifest(
-    key: Key | NoKey, label: str, content: Mapping[str, Any], files: Mapping[str, Any]
-) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "kind": key.kind if isinstance(key, Key) else None,
-        "label": label,
-        "created": time.time(),
-        "components": dict(key.components) if isinstance(key, Key) else {},
-        "content": dict(content),
-        "files": dict(files),
-    }
-
-
-def _checksums(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    return {file.name: {"size": file.stat().st_size, "xxh3": digest_file(file)} for file in files}
-
-
-def _commit(draft: Path, folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Bring a draft to the disk and make it the entry, in place of one that was there."""
-    try:
-        (draft / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        for path in (*draft.iterdir(), draft):
-            _sync(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(draft, folder)
-        _sync(folder.parent)
-    except OSError as error:
-        raise _explained(error, draft) from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -350,30 +257,15 @@ def _draft(root: Path) -> Iterator[Path]:
     """An empty folder, which `sweep` leaves alone while this process writes it."""
     from filelock import FileLock
 
-    folder = Path(tempfile.mkdtemp(dir=root / "drafts"))
+    folder = root / "drafts" / uuid.uuid4().hex
     lock = folder.with_suffix(".lock")
     with FileLock(lock):
+        folder.mkdir()  # only now: `sweep` may take the lock first, and delete what is there
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             lock.unlink(missing_ok=True)
-
-
-def _written(write: Write, folder: Path) -> Mapping[str, Any]:
-    try:
-        return write(folder)
-    except OSError as error:
-        raise _explained(error, folder) from error
-
-
-def _explained(error: OSError, folder: Path) -> Exception:
-    if error.errno not in _FULL:
-        return error
-    return TkError(
-        f"the data cannot be written to {folder.parent}: {error.strerror}",
-        hint="Make room, set TK_CACHE_DIR to a folder on another disk, or empty the cache: tk data cache clear",
-    )
 
 
 def _passing(
@@ -387,8 +279,8 @@ def _passing(
     """The same with files that nobody else finds."""
     told(outcome)
     with scratch_folder() as folder:
-        content = _written(write, folder)
-        manifest = _manifest(key, label, content, _checksums(folder))
+        content = written(write, folder)
+        manifest = manifest_of(key, label, content, checksums(folder))
         return opened(Entry(folder, manifest, hit=False, outcome=outcome))
 
 

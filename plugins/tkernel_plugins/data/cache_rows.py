@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tkernel.types.dataset import DatasetReport
 from tkernel.types.requests import DatasetRequest
 from tkernel_plugins.data.arrow_files import digest_rows, schema_of
-from tkernel_plugins.data.cache import Entry, kept
+from tkernel_plugins.data.cache import kept
+from tkernel_plugins.data.cache_entry import Entry
 from tkernel_plugins.data.cache_key import Key, NoKey
 from tkernel_plugins.data.cache_parts import code
 from tkernel_plugins.data.canonical import MEDIA

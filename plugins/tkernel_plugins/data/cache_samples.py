@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from tkernel.errors import LockMismatch, TkError
 from tkernel.types.requests import StageRequest
-from tkernel_plugins.data.cache import Damaged, Entry, Write, copied, kept, verified, words_of_time
+from tkernel_plugins.data.cache import copied, kept
+from tkernel_plugins.data.cache_entry import Damaged, Entry, Write, verified, words_of_time
 from tkernel_plugins.data.cache_key import Difference, Key, NoKey, diff, differences
 from tkernel_plugins.data.cache_parts import (
     code,
@@ -90,9 +91,11 @@ def sample_key(request: StageRequest, rows: str, options: PrepareOptions) -> Key
         for field in fields(PrepareOptions)
         if field.name not in _NOT_IN_KEY
     }
-    media = _media(request)
+    media, extensions = _media(request), _extensions(request)
     if isinstance(media, NoKey):
         return media
+    if isinstance(extensions, NoKey):
+        return extensions
     drawn = options.val_size or options.interleave_probs
     return Key(
         "samples",
@@ -108,6 +111,7 @@ def sample_key(request: StageRequest, rows: str, options: PrepareOptions) -> Key
             "on_bad_row": str(request.settings.get("on_bad_row", "error")),
             **({"seed": str(request.seed)} if drawn else {}),
             **media,
+            **extensions,
             **code(),
         },
     )
@@ -121,6 +125,18 @@ def _data(request: StageRequest) -> Iterator[tuple[str, str]]:
 
 def _named(datasets: Any) -> str:
     return ", ".join(loaded.entry.name for loaded in datasets)
+
+
+def _extensions(request: StageRequest) -> dict[str, str] | NoKey:
+    """Components of the extensions that may change what the template or the media processor makes."""
+    found = {}
+    for key, options in request.identities.items():
+        name = key.removesuffix(" options")
+        if name.startswith("extension ") and name != key:
+            if name not in request.identities:
+                return NoKey(f"the {name} is an object in memory")
+            found[name] = f"{request.identities[name]} {options}"
+    return found
 
 
 def _media(request: StageRequest) -> dict[str, str] | NoKey:

@@ -40,7 +40,8 @@ def merged_order(
     if probabilities is not None and len(probabilities) != len(lengths):
         raise TkError(
             f"`interleave_probs` has {len(probabilities)} numbers for {len(lengths)} datasets",
-            hint="Give one number for each dataset, in their order.",
+            hint="Give one number for each dataset, in their order. Evaluation data that are as they are: "
+            "`eval_on_each_dataset: true`.",
         )
     import pyarrow as pa
     from datasets import Dataset, interleave_datasets

@@ -15,7 +15,7 @@ from tkernel.types.dataset import LoadedDataset
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.data.arrow_files import ArrowWriter, mapped
 from tkernel_plugins.data.batches import BatchWork, encode_batches, witness, work_of
-from tkernel_plugins.data.cache import Entry
+from tkernel_plugins.data.cache_entry import Entry
 from tkernel_plugins.data.cache_samples import keep_samples
 from tkernel_plugins.data.mix import MergedRows, merged_order
 from tkernel_plugins.data.options import PrepareOptions

@@ -93,7 +93,8 @@ class PreparationReport:
         splits = ", ".join(f"{count:,} {what}for {name}" for name, count in self.splits.items())
         rows = sum(counts.rows.read for counts in self.datasets)
         tokens = self.total("tokens")
-        rate = f" in {self.seconds:.1f} s" if self.seconds else ""
+        found = (self.cache or "").startswith("hit")
+        rate = f" in {self.seconds:.1f} s" if self.seconds and not found else ""
         rest = f", {self.left_over:,} left over" if self.left_over else ""
         mean = f", {tokens / self.total('encoded'):,.0f} a sample" if self.total("encoded") else ""
         share = f" ({self.total('supervised') / tokens:.0%})" if tokens else ""

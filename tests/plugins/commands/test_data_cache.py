@@ -117,3 +117,59 @@ def test_another_process_finds_what_was_prepared(made: Path) -> None:
     assert cached(second.stdout).startswith("hit: ")
     report = json.loads((made / "out" / REPORT).read_text())
     assert report["datasets"] == json.loads(first.stdout)["datasets"]
+
+
+EXTENSION = """
+from dataclasses import dataclass
+
+from tkernel import hookimpl
+from tkernel.rendering import SegmentRenderer
+
+@dataclass(frozen=True)
+class Options:
+    \"\"\"Options.\"\"\"
+
+    mark: str = "a"
+
+class Marks:
+    name, Options = "marks", Options
+
+    @hookimpl(wrapper=True)
+    def render_template(self, request):
+        renderer = yield
+        mark = request.slots.options("marks").mark
+        renderer.encode = lambda conversations, inner=renderer.encode, **how: inner(
+            [conversation.replace(messages=tuple(marked(conversation, mark))) for conversation in conversations],
+            **how,
+        )
+        return renderer
+
+def marked(conversation, mark):
+    import dataclasses
+    for message in conversation.messages:
+        text = message.content + mark if message.role == "user" else message.content
+        yield dataclasses.replace(message, content=text)
+
+MARKS = Marks()
+"""
+
+
+def test_an_option_of_an_extension_that_changes_the_template_is_a_miss(made: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "marks.py"
+    plugin.write_text(EXTENSION)
+    words = ("run.yaml", "--plugin", str(plugin))
+    tk(made, "prepare", *words)
+    assert tk(made, "cache", "explain", *words).startswith("hit: ")
+    said = tk(made, "cache", "explain", *words, "mark=b")
+    assert said.startswith("miss: ")
+    assert "extension marks" in said
+
+
+def test_the_date_is_part_of_the_key_where_the_template_prints_it(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for template, same in (("llama3", False), ("chatml", True)):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        tk(made, "prepare", "run.yaml", f"template={template}")
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700100000")
+        assert tk(made, "cache", "explain", "run.yaml", f"template={template}").startswith("hit: ") == same

@@ -17,10 +17,12 @@ from tkernel.testing import tiny
 from tkernel.types.conversation import Conversation
 from tkernel.types.rendering import Segment, Turn
 from tkernel_plugins.data import cache_parts
-from tkernel_plugins.data.cache import MANIFEST, cache_folder, entries
+from tkernel_plugins.data.cache import cache_folder, entries
+from tkernel_plugins.data.cache_entry import MANIFEST
 from tkernel_plugins.data.cache_key import Key, missed
 from tkernel_plugins.data.cache_samples import sample_key
 from tkernel_plugins.data.options import PrepareOptions, RowOptions
+from tkernel_plugins.data.prepare import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -357,3 +359,39 @@ def test_entries_hold_all_that_their_key_is_made_of(file: Path) -> None:
     assert manifest["components"] == key.components
     assert entry.folder.name == key.name
     assert entry.size == sum(path.stat().st_size for path in entry.folder.iterdir() if path.name != MANIFEST)
+
+
+# -- all kinds of rows -----------------------------------------------------------------------------
+
+KINDS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "preference": (
+        [{"q": f"Question {n}?", "good": f"Yes {n}", "bad": "No " * (n % 3 + 1)} for n in range(23)],
+        {"ranking": True, "columns": {"prompt": "q", "chosen": "good", "rejected": "bad"}},
+    ),
+    "feedback": (
+        [{"q": f"Question {n}?", "a": f"Answer {n}", "liked": n % 3 > 0} for n in range(23)],
+        {"columns": {"prompt": "q", "response": "a", "kto_tag": "liked"}},
+    ),
+    "prompt": ([{"instruction": f"Question {n}?", "output": f"Answer {n}"} for n in range(23)], {}),
+    "text": ([{"instruction": f"Some text {n}", "output": ""} for n in range(23)], {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_of_every_kind_are_the_same_from_the_cache_and_from_processes(
+    kind: str, tmp_path: Path
+) -> None:
+    data, entry = KINDS[kind]
+    file = write_jsonl(tmp_path / "rows.jsonl", data)
+
+    def run(**options: Any) -> Any:
+        given = {"preprocessing_batch_size": 5, "cutoff_len": 24, "val_size": 4, **options}
+        return prepare(request_of(loaded(file, entry=entry, rows=kind), **given), kind)
+
+    first = run()
+    assert len(first.train) > 0
+    for again, hit in ((run(), True), (run(preprocessing_num_workers=3, overwrite_cache=True), False)):
+        assert (again.report.cache or "").startswith("hit: ") == hit
+        assert again.train[:] == first.train[:]
+        assert again.eval[:] == first.eval[:]
+        assert again.report.to_json()["datasets"] == first.report.to_json()["datasets"]
