@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import pickle
 import threading
 from typing import Any
 
 import pytest
 from character_tokenizer import AddedToken, CharacterTokenizer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tkernel.encoding import SegmentEncoder
 from tkernel.errors import DataError, TkError
 from tkernel.rendering import IGNORED, SegmentRenderer, exchanges
-from tkernel.testing.tiny import make_tokenizer
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.rendering import Segment, Turn
 
@@ -342,31 +340,3 @@ def test_threads_do_not_see_each_others_special_tokens_switched_off() -> None:
     for thread in threads:
         thread.join()
     assert found == [True] * 4
-
-
-a_real_tokenizer = functools.cache(make_tokenizer)
-
-PIECES = st.lists(st.text("ab 12\n</s>é\u0301", max_size=12), min_size=1, max_size=9)
-
-
-@settings(deadline=None)
-@given(texts=PIECES, longer=st.booleans())
-def test_texts_that_are_encoded_together_have_the_ids_that_they_have_alone(
-    texts: list[str], longer: bool
-) -> None:
-    tokenizer = a_real_tokenizer()
-    given = [text + "x" * 600 * longer for text in texts]
-    alone = [tokenizer.encode(text, add_special_tokens=False) for text in given]
-    assert SegmentEncoder(tokenizer).encode([Segment(text) for text in given]) == alone
-
-
-def test_texts_are_encoded_apart_where_the_first_is_encoded_differently() -> None:
-    from tokenizers import pre_tokenizers
-
-    tokenizer = make_tokenizer()
-    words = pre_tokenizers.Metaspace(replacement="u", prepend_scheme="first")
-    tokenizer.backend_tokenizer.pre_tokenizer = words
-    given = [Segment("he"), Segment("in")]
-    encoder = SegmentEncoder(tokenizer)
-    assert encoder.encode(given) == [tokenizer.encode("he"), tokenizer.encode("in")]
-    assert encoder._separator == ""
