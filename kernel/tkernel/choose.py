@@ -7,7 +7,7 @@ it), *preferred* (`--plugin X`, `plugins: [X]`), *matched* (its name is the fact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,12 +62,14 @@ def choose(
     index: Index,
     pins: Pins,
     static: Callable[[Entry], Any],
+    others: Callable[[Mapping[str, str]], Mapping[str, ModelFacts]] = lambda models: {},
 ) -> tuple[Plan, list[TkError]]:
     """The plan, and everything that is wrong with it (a hook with an error has no choice in the plan).
 
     `facts` is None if the model's could not be read: then no model or media plugin is chosen. `static`
     imports a plugin that was chosen, or that is preferred, to read its static facts: `default_template`
-    and `media` of a model plugin, `accepts(facts) -> bool` of a preferred one.
+    and `media` of a model plugin, `accepts(facts) -> bool` of a preferred one. `others` gives the facts of
+    the further models that the stage's `models` (role -> key) names.
     """
     blocked = blocked_by(pins, index)
     resolved, errors = resolve(pins, index, blocked)
@@ -82,6 +84,8 @@ def choose(
     if facts is not None and (facts.is_multimodal or has_media):
         chooser.media(facts, has_media)
     chooser.named("stage")
+    for role, other in others(chooser._fact(chooser.taken.get("stage"), "models") or {}).items():
+        chooser.model(other, role)
     chooser.named("engine")
     chooser.extensions()
     chooser.unused()
@@ -108,10 +112,10 @@ class _Chooser:
 
     # -- one method a kind --------------------------------------------------------------------------
 
-    def model(self, facts: ModelFacts) -> None:
+    def model(self, facts: ModelFacts, role: str | None = None) -> None:
         matched: Candidate = (facts.model_type, "matched", f"model_type is {facts.model_type}")
         reason = f"default of models ({facts.model_type} has none)"
-        self._choose("model", [matched, (DEFAULTS["model"], "default", reason)])
+        self._choose("model", [matched, (DEFAULTS["model"], "default", reason)], role)
 
     def named(self, kind: str) -> None:
         """A kind that a key names and that has a default."""
@@ -189,22 +193,22 @@ class _Chooser:
 
     # -- the rules ------------------------------------------------------------------------------------
 
-    def _choose(self, kind: str, candidates: Sequence[Candidate]) -> None:
+    def _choose(self, kind: str, candidates: Sequence[Candidate], subject: str | None = None) -> None:
         """By the setting, else by preference, else the first candidate that is installed."""
         key = KEYS.get(kind, "")
         if self.settings.get(key) is not None:
             self._pinned(kind, Wanted(str(self.settings[key]), self.settings.origin(key)))
-        elif not self._found(kind, candidates):
+        elif not self._found(kind, candidates, subject):
             name, _, reason = candidates[-1]
             self.errors.append(self._unknown(kind, Wanted(name), reason))
 
-    def _found(self, kind: str, candidates: Sequence[Candidate]) -> bool:
+    def _found(self, kind: str, candidates: Sequence[Candidate], subject: str | None = None) -> bool:
         """Settle by preference, else by the first candidate that is installed."""
-        if self._preferred(kind, [name for name, _, _ in candidates], None):
+        if self._preferred(kind, [name for name, _, _ in candidates], subject):
             return True
         for name, how, reason in candidates:
             if hits := self._installed(kind, name):
-                self._settle(hits, how, reason, None, None)
+                self._settle(hits, how, reason, subject, None)
                 return True
         return False
 

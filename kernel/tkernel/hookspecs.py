@@ -214,7 +214,10 @@ def train_stage(request: StageRequest) -> StageResult | None:
 
     Called once per stage; `stage` names the plugin. Static facts of the plugin object: `rows` (the
     kind of rows it needs), `training_arguments` (`module:Class` of the dataclass whose fields are
-    its training arguments, read from source without importing it).
+    its training arguments, read from source without importing it), `models` (role -> the key of its
+    options that names a further model, `{"reference": "ref_model"}`; adapters on it are those of
+    `ref_model_adapters`, and a folder that holds an adapter is one on the run's own model). Such a model
+    is found while planning and loaded by `request.load_model("reference")`.
 
     Returns:
         Metrics, the folder of the result, and the trained bundle.

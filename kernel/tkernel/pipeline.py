@@ -6,8 +6,10 @@ by the provider that the plan names; see `tkernel.hookspecs` for what each one h
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,8 @@ def stage_request(session: Session, output_dir: Path | None = None, *, weights: 
         seed=session.options.seed,
         settings=session.resolved(),
         identities=identities,
+        load_model=partial(load_other, session, renderer) if weights else None,
+        open_engine=partial(start_engine, session, renderer) if weights else None,
     )
 
 
@@ -165,12 +169,14 @@ def load_model(
     session: Session, role: str = "policy", trainable: bool = True, weights: bool = True
 ) -> ModelBundle:
     """The model in its role; a model given in memory is taken as it is."""
-    if session.objects.model is not None:
+    other = session.others.get(role)
+    if session.objects.model is not None and other is None:
         given = session.objects
-        return ModelBundle(given.model, given.tokenizer, session.facts, given.processor, role)
-    choice = session.choice("model")
+        module = given.model if role == "policy" else copy.deepcopy(given.model)
+        return ModelBundle(module, given.tokenizer, session.facts, given.processor, role)
+    choice = session.choice("model", role if other else None)
     request = ModelRequest(
-        facts=session.facts,
+        facts=other.facts if other else session.facts,
         options=session.options_of(choice),
         role=role,
         trainable=trainable,
@@ -181,6 +187,17 @@ def load_model(
     )
     bundle: ModelBundle = session.active.call(choice, request)
     return bundle
+
+
+def load_other(session: Session, renderer: Renderer, role: str) -> ModelBundle:
+    """A further model of the stage, frozen, with its adapters: a reference, a reward model, a teacher."""
+    bundle = load_model(session, role, trainable=False)
+    other = session.others.get(role)
+    adapters = other.adapters if other else session.options.adapter_name_or_path
+    if renderer.added_tokens:
+        bundle.tokenizer.add_tokens(list(renderer.added_tokens), special_tokens=True)
+    bundle = fit_vocabulary(bundle, session.options.seed)
+    return adapt(session, bundle, renderer, trainable=False, adapters=adapters)
 
 
 def render_template(session: Session, bundle: ModelBundle) -> Renderer:
@@ -209,9 +226,16 @@ def fit_vocabulary(bundle: ModelBundle, seed: int) -> ModelBundle:
     return bundle
 
 
-def adapt(session: Session, bundle: ModelBundle, renderer: Renderer, trainable: bool = True) -> ModelBundle:
+def adapt(
+    session: Session,
+    bundle: ModelBundle,
+    renderer: Renderer,
+    trainable: bool = True,
+    adapters: tuple[str, ...] | None = None,
+) -> ModelBundle:
     """The bundle with what is trained decided, or with the adapters of earlier runs for inference."""
-    adapters = session.options.adapter_name_or_path
+    if adapters is None:
+        adapters = session.options.adapter_name_or_path
     if not trainable and not adapters:
         return bundle
     choice = session.choice("adapter")
@@ -260,10 +284,15 @@ def load_dataset(session: Session, entry: DatasetEntry) -> LoadedDataset:
 
 def open_engine(session: Session) -> Engine:
     """An engine for the session's model and adapters, ready to talk."""
-    choice = session.choice("engine")
     bundle = load_model(session, trainable=False)
     renderer = render_template(session, bundle)
     bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer, trainable=False)
+    return start_engine(session, renderer, bundle)
+
+
+def start_engine(session: Session, renderer: Renderer, bundle: ModelBundle) -> Engine:
+    """The run's engine on a bundle in memory."""
+    choice = session.choice("engine")
     request = EngineRequest(
         renderer=renderer,
         bundle=bundle,

@@ -27,6 +27,7 @@ from tkernel.hookspecs import KINDS
 from tkernel.hub import ModelNotFound, hub_folder, is_hub_id, near_path
 from tkernel.index import Index, read_index
 from tkernel.memory import InMemory, listed, rows_in_memory, wrong
+from tkernel.other_models import ADAPTERS, OtherModel, OtherModels
 from tkernel.pins import Pins, Wanted, use_names
 from tkernel.references import digest, find_function
 from tkernel.shape import implementations
@@ -59,6 +60,8 @@ class Session:
     objects: InMemory = field(default_factory=InMemory)
     plugins: tuple[str, ...] = ()
     """What `plugins:` and `--plugin` named, in order."""
+    others: Mapping[str, OtherModel] = field(default_factory=dict)
+    """Role -> a model beside the trained one, where the stage has one and its key is set."""
 
     @property
     def options(self) -> RunOptions:
@@ -95,7 +98,10 @@ class Session:
         for entry in (*self.train, *self.evaluation):
             if entry.source == "file":
                 hashes[f"dataset {entry.name}"] = lock.content_hash(entry.location)
-        for name in self.options.adapter_name_or_path:
+        for role, other in self.others.items():
+            hashes[f"model {role}"] = other.facts.content_hash or "in memory"
+        used = [name for other in self.others.values() for name in other.adapters]
+        for name in (*self.options.adapter_name_or_path, *used):
             if files := sorted(Path(name).expanduser().glob("adapter_*")):
                 hashes[f"adapter {name}"] = lock.content_hash(*files)
         for text in self.bound.functions():
@@ -147,7 +153,7 @@ def open_session(
         problems += missing(settings, needs, objects)
     facts, wrong = find_facts(run, settings, objects)
     problems += wrong
-    problems += missing_adapters(run, settings)
+    problems += missing_adapters(run.adapter_name_or_path, settings, "adapter_name_or_path")
     train, wrong = find_datasets("dataset", run, settings, objects.train_dataset)
     problems += wrong
     evaluation, wrong = find_datasets("eval_dataset", run, settings, objects.eval_dataset)
@@ -155,7 +161,11 @@ def open_session(
 
     index, pins = find_pins(run, settings, plugins)
     loader = Loader()
-    plan, errors = choose(settings, (*train, *evaluation), facts, index, pins, loader)
+    others = OtherModels(settings, facts, hub_arguments(settings))
+    plan, errors = choose(settings, (*train, *evaluation), facts, index, pins, loader, others.find)
+    problems += others.problems
+    for role, other in others.found.items():
+        problems += missing_adapters(other.adapters, settings, others.keys[role] + ADAPTERS)
     active = activate(plan, index, loader, Trace())
     problems += wrong_rows(plan, active, (*train, *evaluation))
 
@@ -183,7 +193,7 @@ def open_session(
         active.bind(extension, bound.options(extension.label))
     assert facts is not None  # without facts there was a problem, and `bind` has raised
     asked = tuple(pin.name for pin in pins.plugins if pin.origin != IN_MEMORY)
-    session = Session(settings, bound, facts, plan, active, train, evaluation, objects, asked)
+    session = Session(settings, bound, facts, plan, active, train, evaluation, objects, asked, others.found)
     if str(config).endswith(lock.FILE_NAME):
         refuse_replay(Path(str(config)), session)
     return session
@@ -220,19 +230,17 @@ def find_facts(
         return memory_facts(objects.model, objects.tokenizer), [alone] if objects.tokenizer is None else []
     if run.model_name_or_path is None:
         return None, []
-    hub = {key: settings.get(name) for key, name in HUB_KEYS.items()}
     try:
-        return read_facts(run.model_name_or_path, **hub), []
+        return read_facts(run.model_name_or_path, **hub_arguments(settings)), []
     except TkError as error:
         return None, [as_problem(error, settings.origin("model_name_or_path"), "model_name_or_path")]
 
 
-def missing_adapters(run: RunOptions, settings: Settings) -> list[Problem]:
+def missing_adapters(names: Iterable[str], settings: Settings, key: str) -> list[Problem]:
     """Adapters that are neither a folder, nor in the cache, nor on the hub."""
-    key = "adapter_name_or_path"
     hub = {argument: settings.get(name) for argument, name in HUB_KEYS.items() if argument != "revision"}
     problems = []
-    for name in run.adapter_name_or_path:
+    for name in names:
         path = Path(name).expanduser()
         try:
             if not path.is_dir() and "/" in name and is_hub_id(name):
@@ -242,6 +250,11 @@ def missing_adapters(run: RunOptions, settings: Settings) -> list[Problem]:
         except ModelNotFound as error:
             problems.append(as_problem(error, settings.origin(key), key))
     return problems
+
+
+def hub_arguments(settings: Settings) -> dict[str, Any]:
+    """What `read_facts` takes of the settings."""
+    return {key: settings.get(name) for key, name in HUB_KEYS.items()}
 
 
 HUB_KEYS = {"cache_dir": "cache_dir", "revision": "model_revision", "token": "hf_hub_token"}

@@ -45,7 +45,9 @@ class Model:
 class Adapter:
     name = "toy"
     @hookimpl
-    def adapt(self, bundle, request): return bundle
+    def adapt(self, bundle, request):
+        bundle.module.adapters = request.adapters
+        return bundle
 
 class Rows(list):
     column_names = ["text"]
@@ -74,15 +76,23 @@ class StageOptions:
     toy_steps: int = 1
     toy_mode: str = "plain"
     toy_token: str | None = None
+    toy_reference: str | None = None
+    toy_reference_adapters: tuple[str, ...] = ()
 
 class Stage:
     name, Options = "toy", StageOptions
+    models = {"reference": "toy_reference"}
     @hookimpl
     def train_stage(self, request):
         if request.options.toy_mode == "fail":
             raise ValueError("no gradient today")
         for callback in request.slots.take("callbacks"):
             callback("step")
+        if request.options.toy_mode == "other":
+            other = request.load_model("reference")
+            said = [other.role, other.facts.name, *getattr(other.module, "adapters", ())]
+            said += [d.text for d in request.open_engine(other).stream([])]
+            (request.output_dir / "other.txt").write_text(" ".join(said))
         count = sum(len(d.rows) for d in request.train)
         (request.output_dir / "count.txt").write_text(str(count))
         return StageResult(request.bundle, request.output_dir, request.options.toy_steps, {"rows": float(count)})

@@ -6,7 +6,7 @@ declares none).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
+from tkernel.types.engine import Engine
 from tkernel.types.facts import ModelFacts
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Renderer
@@ -126,6 +127,11 @@ class StageRequest:
     """`template`, `media`, `dataset NAME`, `extension NAME` -> version and source digest of the provider;
     `template options`, `media options` and those of extensions that wrap their hooks. One that is missing is
     an object in memory: do not cache its results."""
+    load_model: Callable[[str], ModelBundle] | None = None
+    """Role -> a further model, frozen: that of the key which the plugin's `models` names for the role, else the
+    run's own model (and adapters) once more. None where there are no weights."""
+    open_engine: Callable[[ModelBundle], Engine] | None = None
+    """Starts the run's engine on a bundle, for stages that learn from what the model says."""
     slots: Slots = field(
         default_factory=partial(
             Slots, "train_stage", once=("optimizer", "loss"), accumulating=("callbacks",)

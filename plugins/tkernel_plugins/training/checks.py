@@ -33,7 +33,7 @@ DEFAULTS: Mapping[str, Any] = {
 FIXED: Mapping[str, Any] = {
     # The collator knows which columns the model takes; `origin` and media must reach it.
     "remove_unused_columns": False,
-    # A NaN is an error here, see `SupervisedTrainer.compute_loss`.
+    # A NaN is an error here, see `StageTrainer.compute_loss`.
     "logging_nan_inf_filter": False,
 }
 """What the trainer relies on."""

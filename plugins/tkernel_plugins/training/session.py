@@ -30,14 +30,14 @@ from tkernel_plugins.training.position import EndlessSamples, read_position, sav
 from tkernel_plugins.training.progress import ProgressBar, progress_callback
 from tkernel_plugins.training.quiet import quiet
 from tkernel_plugins.training.saving import save_generation_config
+from tkernel_plugins.training.stage_trainer import StageTrainer
 from tkernel_plugins.training.summary import Summary, template_notes
-from tkernel_plugins.training.trainer import SupervisedTrainer
 
 Metrics = dict[str, float]
 
 
 def run(
-    trainer: SupervisedTrainer, request: StageRequest, *, resume: Resume, data: Sequence[str] = ()
+    trainer: StageTrainer, request: StageRequest, *, resume: Resume, data: Sequence[str] = ()
 ) -> StageResult:
     """Train, evaluate, save.
 
@@ -49,7 +49,7 @@ def run(
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, when the step was finished and a checkpoint was saved.
-        NonFiniteLoss: see `SupervisedTrainer`.
+        NonFiniteLoss: see `StageTrainer`.
         TkError: not one whole batch, where others are dropped.
     """
     output_dir = Path(trainer.args.output_dir)
@@ -100,7 +100,7 @@ def run(
 class _Metering(TrainerCallback):
     """Lets the trainer count a step before anybody reports it."""
 
-    def __init__(self, trainer: SupervisedTrainer) -> None:
+    def __init__(self, trainer: StageTrainer) -> None:
         self.trainer = trainer
 
     def on_step_end(
@@ -110,7 +110,7 @@ class _Metering(TrainerCallback):
 
 
 def _train(
-    trainer: SupervisedTrainer, interrupt: StopOnInterrupt, resume: Resume, options: TrainingOptions
+    trainer: StageTrainer, interrupt: StopOnInterrupt, resume: Resume, options: TrainingOptions
 ) -> Metrics:
     """Train and give the metrics; a run that was finished already is loaded and not trained further."""
     if resume.path is not None and resume.step >= planned_steps(trainer):
@@ -140,7 +140,7 @@ def _train(
     return metrics
 
 
-def planned_steps(trainer: SupervisedTrainer) -> int:
+def planned_steps(trainer: StageTrainer) -> int:
     """Optimizer steps of the whole run, by transformers' rule."""
     args = trainer.args
     if args.max_steps > 0:
@@ -152,7 +152,7 @@ def planned_steps(trainer: SupervisedTrainer) -> int:
     return math.ceil(args.num_train_epochs * per_epoch)
 
 
-def _load_finished(trainer: SupervisedTrainer, path: Path) -> Metrics:
+def _load_finished(trainer: StageTrainer, path: Path) -> Metrics:
     trainer._load_from_checkpoint(str(path))
     trainer.state = TrainerState.load_from_json(str(path / "trainer_state.json"))
     print(f"{path} has done all {trainer.state.global_step} steps; nothing is left to train", flush=True)
@@ -160,7 +160,7 @@ def _load_finished(trainer: SupervisedTrainer, path: Path) -> Metrics:
     return {"train_loss": sum(losses) / len(losses)} if losses else {}
 
 
-def _evaluate(trainer: SupervisedTrainer) -> Metrics:
+def _evaluate(trainer: StageTrainer) -> Metrics:
     """The metrics of the last step: those just logged if they are of these weights, else new ones."""
     last = [entry for entry in trainer.state.log_history if any(name.startswith("eval_") for name in entry)]
     is_current = bool(last) and last[-1]["step"] == trainer.state.global_step and trainer.args.do_train

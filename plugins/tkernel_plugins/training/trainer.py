@@ -1,54 +1,33 @@
-"""`transformers.Trainer` with the loss normalised over the global batch, and nothing else changed."""
+"""The trainer of next-token prediction."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from tkernel.errors import SlotError
-from tkernel_plugins.data.streaming import EncodedStream, Position
-from tkernel_plugins.training.checkpoints import fitting
-from tkernel_plugins.training.errors import NonFiniteLoss
-from tkernel_plugins.training.joining import BY_LENGTH
 from tkernel_plugins.training.losses import right_predictions, supervised_weight, token_loss
-from tkernel_plugins.training.meter import Meter
-from tkernel_plugins.training.position import KEY, EndlessSamples, save_position, stream_loader
-from tkernel_plugins.training.sampling import LengthGrouped, Lengths, lengths_of
-
-Batch = dict[str, Any]
-
-SHOWN = 16
-"""Samples that a message names; a packed row may hold hundreds."""
+from tkernel_plugins.training.stage_trainer import Batch, StageTrainer
 
 
-class SupervisedTrainer(Trainer):
+class SupervisedTrainer(StageTrainer):
     """Trains on batches of `input_ids`, `attention_mask`, `labels` and what else the model takes.
 
     The loss of a step is the mean over the supervised tokens of all its micro-batches and devices, so it
-    depends neither on padding nor on how the batch is split. Three keys of a batch are not the model's:
-    `weights` (batch, length), the weight of each label; `origin`, where each sample came from, which
-    an error about a non-finite loss names; and `tokens`, how many there are without padding, for batches
-    whose attention mask does not say.
+    depends neither on padding nor on how the batch is split. `weights` (batch, length), the weight of each
+    label, is not given to the model.
 
     A model that accepts loss keyword arguments computes the loss itself (that keeps fused kernels and
     auxiliary losses); for others, and for weights and label smoothing, `token_loss` does. A `loss`
     replaces both.
 
-    A `train_dataset` that is an `EncodedStream` is trained on without end, from `train_dataset.start` on.
-
     Args:
         loss: function of outputs, labels, `num_items_in_batch` (and `weights`, if it can take them).
-        optimizer: function of model and arguments that returns a `torch.optim.Optimizer`.
-        meter: filled while training.
         accuracy: count right predictions in evaluation.
     """
 
@@ -58,123 +37,27 @@ class SupervisedTrainer(Trainer):
         args: TrainingArguments,
         *,
         loss: Callable[..., torch.Tensor] | None = None,
-        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
-        meter: Meter | None = None,
         accuracy: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.use_cache = getattr(getattr(model, "config", None), "use_cache", None)
-        self.position = Position()
-        if isinstance(kwargs.get("train_dataset"), EncodedStream):
-            share = (args.per_device_train_batch_size, args.process_index, args.world_size)
-            kwargs["train_dataset"] = EndlessSamples(kwargs["train_dataset"], *share)
-            args.ignore_data_skip = True  # the stream itself begins where the checkpoint was
-        # With a loss function given, transformers leaves the division by accumulation steps to us.
-        super().__init__(model, args, compute_loss_func=loss or token_loss, **kwargs)
+        super().__init__(model, args, **kwargs)
         self.loss = loss
-        self.make_optimizer = optimizer
-        self.meter = meter or Meter()
         self.accuracy = accuracy
-        self._step_loss = torch.zeros((), device=args.device)
-        self._step_tokens = 0
-        self._evaluated = torch.zeros(3, dtype=torch.float64)
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The contributed optimizer if there is one, else that of `optim`."""
-        if self.optimizer is None and self.make_optimizer is not None:
-            self.optimizer = self.make_optimizer(self.model, self.args)
-            if not isinstance(self.optimizer, torch.optim.Optimizer):
-                made = f"{self.make_optimizer!r} made a {type(self.optimizer).__name__}"
-                raise SlotError(f"{made}, not an optimizer", hint="Return a `torch.optim.Optimizer`.")
-        return super().create_optimizer(*args, **kwargs)
+    def items_of(self, batch: Batch) -> torch.Tensor:
+        """The supervised weight of the micro-batch."""
+        return supervised_weight(batch["labels"], batch.get("weights"))
 
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
-    ) -> None:
-        with fitting(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with fitting(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    # -- the order of samples ----------------------------------------------------------------------
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        strategy = self.args.train_sampling_strategy
-        if strategy not in BY_LENGTH or not isinstance(dataset, Dataset):
-            return super()._get_train_sampler(train_dataset)
-        if strategy == "batch_rebalance":
-            return super()._get_train_sampler(Lengths(dataset))
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGrouped(lengths_of(dataset), step, seed)
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        by_length = self.args.train_sampling_strategy in BY_LENGTH and isinstance(eval_dataset, Dataset)
-        return super()._get_eval_sampler(Lengths(eval_dataset) if by_length else eval_dataset)
-
-    # -- streams -----------------------------------------------------------------------------------
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """That of transformers; of a stream, its own."""
-        if isinstance(self.train_dataset, EndlessSamples):
-            self.train_dataset.batch_size = self._train_batch_size
-            return stream_loader(self.train_dataset, self.data_collator, self.args)
-        return super().get_train_dataloader()
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        if isinstance(self.train_dataset, EndlessSamples) and self.args.should_save:
-            save_position(Path(output_dir), self.position)
-
-    # -- the loss ----------------------------------------------------------------------------------
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], torch.Tensor]:
-        """The micro-batches of one step, and the supervised weight in all of them on all devices."""
-        self.meter.start_step()
-        batches = list(islice(epoch_iterator, num_batches))
-        for batch in batches:
-            self.position = batch.pop(KEY, self.position)
-        total = sum((_items(batch) for batch in batches), torch.zeros(())).to(device)
-        self._step_loss = torch.zeros((), device=device)
-        self._step_tokens = sum(_tokens(batch) for batch in batches)
-        if self.args.world_size > 1 and self.args.average_tokens_across_devices:
-            total = self.accelerator.gather(total).sum()
-        return batches, total
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: Mapping[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> Any:
-        """The micro-batch's share of the step's loss.
-
-        Raises:
-            NonFiniteLoss: naming the samples of the micro-batch.
-        """
-        inputs = {name: value for name, value in inputs.items() if name != "tokens"}
-        origin, weights, labels = inputs.pop("origin", ()), inputs.pop("weights", None), inputs["labels"]
-        items = num_items_in_batch if num_items_in_batch is not None else supervised_weight(labels, weights)
-        items = torch.where(items > 0, items, 1)  # a batch without labels has loss 0, not 0 / 0
+    def batch_loss(
+        self, model: torch.nn.Module, inputs: Batch, items: torch.Tensor
+    ) -> tuple[torch.Tensor, Any]:
+        """The sum of the losses of the micro-batch's tokens, divided by `items`, and the model's output."""
+        weights, labels = inputs.pop("weights", None), inputs["labels"]
         if self._model_has_loss(weights):
             outputs = model(**inputs, num_items_in_batch=items)
-            loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
-        else:
-            outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-            loss = self._loss_function(weights)(outputs, labels, num_items_in_batch=items)
-        if not torch.isfinite(loss):
-            raise _non_finite(loss.item(), self.state.global_step + 1, origin, training=model.training)
-        if model.training:
-            self._step_loss += loss.detach()
-            if self.args.average_tokens_across_devices:
-                loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes
-        return (loss, outputs) if return_outputs else loss
+            return outputs["loss"] if isinstance(outputs, dict) else outputs[0], outputs
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        return self._loss_function(weights)(outputs, labels, num_items_in_batch=items), outputs
 
     def _model_has_loss(self, weights: torch.Tensor | None) -> bool:
         return bool(
@@ -196,106 +79,7 @@ class SupervisedTrainer(Trainer):
             )
         return partial(self.loss, weights=weights)
 
-    def finish_step(self) -> None:
-        """Called at the end of each step: what was trained on goes into `meter` and the state."""
-        tokens, loss = self._step_tokens, self._step_loss
-        if self.args.world_size > 1:
-            counted = torch.tensor([float(tokens), float(loss)], device=self.args.device)
-            gathered = self.accelerator.gather(counted.unsqueeze(0)).sum(0)
-            tokens, loss = int(gathered[0]), gathered[1]
-        self.meter.end_step(float(loss), tokens)
-        if isinstance(self.train_dataset, EndlessSamples):
-            self.state.epoch = float(self.position.epoch)  # how long a pass is, nobody knows
-        if self.args.include_num_input_tokens_seen == "no":
-            self.state.num_input_tokens_seen += tokens
-
-    # -- evaluation --------------------------------------------------------------------------------
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """As in transformers, with the loss as the mean over all supervised tokens of the dataset."""
-        self._evaluated = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        sums = self._evaluated
-        if self.args.world_size > 1:
-            sums = self.accelerator.gather(sums.unsqueeze(0)).sum(0)
-        loss, right, items = sums.tolist()
-        output.metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)
-        output.metrics[f"{metric_key_prefix}_loss"] = loss / max(items, 1e-9)
+    def note_evaluation(self, inputs: Batch, outputs: Any) -> None:
+        """Right predictions, with `compute_accuracy`."""
         if self.accuracy:
-            output.metrics[f"{metric_key_prefix}_accuracy"] = right / max(items, 1e-9)
-        return output
-
-    def prediction_step(
-        self,
-        model: torch.nn.Module,
-        inputs: Mapping[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[torch.Tensor, None, None]:
-        """Loss of one evaluation batch; sums are kept for `evaluation_loop`."""
-        inputs = self._prepare_inputs(dict(inputs))
-        items = supervised_weight(inputs["labels"], inputs.get("weights"))
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
-        right = right_predictions(outputs, inputs["labels"]) if self.accuracy else torch.zeros(())
-        self._evaluated += torch.stack([loss * items, right.to(loss), items.to(loss)]).to(torch.float64)
-        return loss.detach(), None, None
-
-    # -- saving ------------------------------------------------------------------------------------
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """As in transformers, but with the model's own `use_cache` in its config, and with PEFT kept from
-        asking the hub about the base model's vocabulary."""
-        self._set_use_cache(self.use_cache)
-        if hasattr(self.model, "peft_config"):
-            # Embeddings that grew are modules of the adapter, so PEFT need not guess.
-            self.model.save_pretrained = partial(self.model.save_pretrained, save_embedding_layers=False)
-        try:
-            super()._save(output_dir, state_dict)
-            # A pickle that nothing of ours reads; the lock and the card say what the arguments were.
-            Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
-        finally:
-            self._set_use_cache(self.args.use_cache)
-            self.model.__dict__.pop("save_pretrained", None)
-
-    def trained_module(self) -> torch.nn.Module:
-        """The module without what training wrapped around it (DDP, autocast), for what comes after."""
-        self._set_use_cache(self.use_cache)
-        return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
-
-    def _set_use_cache(self, value: bool | None) -> None:
-        if value is not None:
-            self.model.config.use_cache = value
-
-
-def _items(batch: Batch) -> torch.Tensor:
-    return supervised_weight(batch["labels"], batch.get("weights")).float().cpu()
-
-
-def _tokens(batch: Batch) -> int:
-    """Tokens of a micro-batch without padding."""
-    if "tokens" in batch:
-        return int(batch["tokens"])
-    mask = batch.get("attention_mask")
-    if mask is None or mask.dim() != 2:
-        return int(batch["input_ids"].numel())
-    return int(mask.ne(0).sum())
-
-
-def _non_finite(loss: float, step: int, origin: Sequence[Any], *, training: bool) -> NonFiniteLoss:
-    where = ", ".join(_place(o) for o in origin[:SHOWN]) or "samples whose origin is unknown"
-    if len(origin) > SHOWN:
-        where += f" and {len(origin) - SHOWN} more"
-    when = f"in step {step}" if training else f"in the evaluation after step {step - 1}"
-    return NonFiniteLoss(
-        f"the loss is {loss} {when}; the micro-batch holds {where}",
-        hint="Look at these rows; if they are sound, the weights diverged before: lower "
-        "`learning_rate`, or use `bf16` instead of `fp16`.",
-    )
-
-
-def _place(origin: Any) -> str:
-    if not isinstance(origin, Mapping):
-        return str(origin)
-    line = origin.get("line")
-    return f"{origin['file']}:{line}" if line is not None else f"{origin['file']} row {origin['row']}"
+            self.note("accuracy", right_predictions(outputs, inputs["labels"]), self.items_of(inputs))
