@@ -49,9 +49,9 @@ def test_the_plan_and_the_lock_name_it(toy: Toy) -> None:
 
 
 def test_one_that_is_missing_is_an_error_while_planning(toy: Toy) -> None:
-    done = toy.tk("plan", "run.yaml", "toy_reference=othr", "toy_reference_adapters=thre")
+    done = toy.tk("plan", "run.yaml", "toy_reference=./othr", "toy_reference_adapters=thre")
     assert done.returncode == 2
-    assert "There is no model at othr." in done.stderr
+    assert "There is no model at ./othr." in done.stderr
     done = toy.tk("plan", "run.yaml", "toy_reference=other", "toy_reference_adapters=thre")
     assert done.returncode == 2
     assert "There is no adapter folder thre." in done.stderr
