@@ -37,7 +37,7 @@ def check(
         try:
             found = list(method(request))
         except TkError as error:
-            found = [Problem(error.message, error.origin, hint=error.hint)]
+            found = [error.problem()]
         except Exception as error:
             message = f"the check of {choice.label} fails: {type(error).__name__}: {error}"
             raise BrokenPlugin(message, hint=f"Report it to {choice.distribution}.") from error

@@ -32,6 +32,10 @@ class TkError(Exception):
         where = f"{self.origin}: " if self.origin else ""
         return f"{where}{self.message}\n  {self.hint}" if self.hint else f"{where}{self.message}"
 
+    def problem(self, origin: str | None = None, key: str | None = None) -> Problem:
+        """This error as one of several problems."""
+        return Problem(self.message, origin or self.origin, key, self.hint)
+
 
 @dataclass(frozen=True)
 class Problem:

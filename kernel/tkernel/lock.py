@@ -92,18 +92,18 @@ def read_lock(path: str | os.PathLike[str]) -> tuple[Lock | None, list[Problem]]
     return Lock(tuple(settings), *(content[section] for section in SECTIONS)), problems
 
 
-def compare(lock: Lock, now: Lock) -> list[str]:
-    """Where plugins, versions, content hashes and seeds of a run are not those of the lock, as a diff.
+def contents(lock: Lock) -> dict[str, str]:
+    """`versions torch` -> what the lock says: plugins, versions, content hashes and seeds."""
+    sections = ((section, getattr(lock, section)) for section in SECTIONS)
+    return {f"{section} {key}": str(value) for section, entries in sections for key, value in entries.items()}
 
-    Settings are not compared: a replay takes them from the lock, and an override of one is meant.
-    """
+
+def difference(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Where two contents differ, as the lines of a diff."""
     lines = []
-    for section in SECTIONS:
-        locked, found = getattr(lock, section), getattr(now, section)
-        for key in sorted({*locked, *found}):
-            if locked.get(key) != found.get(key):
-                lines.append(f"- {section} {key}: {locked.get(key, '(none)')}")
-                lines.append(f"+ {section} {key}: {found.get(key, '(none)')}")
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            lines += [f"- {key}: {before.get(key, '(none)')}", f"+ {key}: {now.get(key, '(none)')}"]
     return lines
 
 

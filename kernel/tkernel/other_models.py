@@ -51,7 +51,7 @@ class OtherModels:
                 else:
                     self.found[role] = OtherModel(read_facts(str(name), **self.hub), adapters or ())
             except TkError as error:
-                self.problems.append(Problem(error.message, self.settings.origin(key), key, error.hint))
+                self.problems.append(error.problem(self.settings.origin(key), key))
         return {role: other.facts for role, other in self.found.items()}
 
 

@@ -170,7 +170,7 @@ def open_session(
     problems += wrong_rows(plan, active, (*train, *evaluation))
 
     arguments = find_arguments(plan, active)
-    problems += [as_problem(error) for error in errors]
+    problems += [error.problem() for error in errors]
     names = (
         run.dataset if objects.train_dataset is None else ("dataset",),
         run.eval_dataset if objects.eval_dataset is None else ("eval_dataset",),
@@ -233,7 +233,7 @@ def find_facts(
     try:
         return read_facts(run.model_name_or_path, **hub_arguments(settings)), []
     except TkError as error:
-        return None, [as_problem(error, settings.origin("model_name_or_path"), "model_name_or_path")]
+        return None, [error.problem(settings.origin("model_name_or_path"), "model_name_or_path")]
 
 
 def missing_adapters(names: Iterable[str], settings: Settings, key: str) -> list[Problem]:
@@ -248,7 +248,7 @@ def missing_adapters(names: Iterable[str], settings: Settings, key: str) -> list
             elif not path.is_dir():
                 raise ModelNotFound(f"There is no adapter folder {name}.", hint=near_path(path))
         except ModelNotFound as error:
-            problems.append(as_problem(error, settings.origin(key), key))
+            problems.append(error.problem(settings.origin(key), key))
     return problems
 
 
@@ -371,14 +371,12 @@ def owners(plan: Plan, active: Active) -> list[Owner]:
     return list(found.values())
 
 
-def as_problem(error: TkError, origin: str | None = None, key: str | None = None) -> Problem:
-    """An error as one of several problems."""
-    return Problem(error.message, origin or error.origin, key, error.hint)
-
-
 def refuse_replay(path: Path, session: Session) -> None:
-    """Raise `LockMismatch` if plugins, versions or contents are not those of the lock."""
+    """Raise `LockMismatch` if plugins, versions or contents are not those of the lock.
+
+    Settings are not compared: a replay takes them from the lock, and an override of one is meant.
+    """
     locked, problems = lock.read_lock(path)
     if locked is None:
         raise ConfigError(problems)
-    lock.refuse(path, lock.compare(locked, session.lock()))
+    lock.refuse(path, lock.difference(lock.contents(locked), lock.contents(session.lock())))

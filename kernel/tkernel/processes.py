@@ -65,19 +65,12 @@ def told(content: lock.Lock) -> dict[str, str]:
         f"settings {item.key}": json.dumps(item.value, default=lambda value: type(value).__qualname__)
         for item in content.settings
     }
-    sections = {name: getattr(content, name) for name in lock.SECTIONS}
-    return settings | {
-        f"{name} {key}": str(v) for name, entries in sections.items() for key, v in entries.items()
-    }
+    return settings | lock.contents(content)
 
 
 def compare(first: int, second: int, size: int, one: Told, other: Told) -> None:
     """Raise `ProcessesDisagree` with what differs between the runs of two processes."""
-    lines = []
-    for key in sorted({*one, *other}):
-        if one.get(key) != other.get(key):
-            lines += [f"- {key}: {one.get(key, '(none)')}", f"+ {key}: {other.get(key, '(none)')}"]
-    if lines:
+    if lines := lock.difference(one, other):
         raise ProcessesDisagree(
             "\n  ".join([f"process {second} of {size} plans another run than process {first}", *lines]),
             hint="Give all processes the same file, overrides, TK_ARG_ variables and installed versions.",

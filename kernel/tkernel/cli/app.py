@@ -21,7 +21,6 @@ from tkernel.module_file import file_of
 
 COMMANDS = {
     "run": ("tkernel.cli.run:run", "Train as a YAML file says, or replay a run.lock.json."),
-    "plan": ("tkernel.cli.plan:plan", "Show every choice of a run with its reason; loads nothing."),
 }
 """The kernel's own subcommands: name -> (target, what `tk --help` says). Others are plugins."""
 

@@ -261,7 +261,7 @@ def _instance(owner: Owner, values: Mapping[str, Any], settings: Settings, probl
     except ConfigError as error:
         refused = list(error.problems)
     except TkError as error:
-        refused = [Problem(error.message, hint=error.hint)]
+        refused = [error.problem()]
     except (ValueError, TypeError) as error:
         refused = [Problem(str(error))]
     for problem in (problem for problem in refused if wrong.isdisjoint(_words(problem))):

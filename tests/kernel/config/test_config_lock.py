@@ -18,8 +18,9 @@ from tkernel.config.settle import settle
 from tkernel.errors import LockMismatch
 from tkernel.lock import (
     Lock,
-    compare,
     content_hash,
+    contents,
+    difference,
     installed_versions,
     plan_of,
     read_lock,
@@ -105,7 +106,7 @@ def test_a_replay_is_refused_with_a_diff(tmp_path: Path) -> None:
     path = tmp_path / "run.lock.json"
     write(path, {"seed": 42})
     lock = read(path)
-    refuse(path, compare(lock, lock))
+    refuse(path, difference(contents(lock), contents(lock)))
     now = replace(
         lock,
         plan={**lock.plan, "adapter": "tkernel==1.1.0:lora = plugins.lora:ADAPTER"},
@@ -113,16 +114,16 @@ def test_a_replay_is_refused_with_a_diff(tmp_path: Path) -> None:
         hashes={"model": "sha256:00", "dataset x": "sha256:11"},
     )
     with pytest.raises(LockMismatch) as caught:
-        refuse("run.lock.json", compare(lock, now))
+        refuse("run.lock.json", difference(contents(lock), contents(now)))
     assert caught.value.exit_code == 2
     assert str(caught.value) == (
         "run.lock.json cannot be replayed: what it needs is not what is here\n"
+        "  - hashes dataset x: (none)\n"
+        "  + hashes dataset x: sha256:11\n"
         "  - plan adapter: tkernel==1.0.0:lora = plugins.lora:ADAPTER\n"
         "  + plan adapter: tkernel==1.1.0:lora = plugins.lora:ADAPTER\n"
         "  - versions torch: 2.13.0\n"
         "  + versions torch: (none)\n"
-        "  - hashes dataset x: (none)\n"
-        "  + hashes dataset x: sha256:11\n"
         "  Install the versions and restore the files of the `-` lines, or run the original configuration."
     )
 
