@@ -133,9 +133,24 @@ class RestartsTheSchedule(Changed):
         return super().schedule(arguments, step - self.start, steps)
 
 
+@MUTANTS.breaks("test_a_resumed_run_is_the_uninterrupted_one_however_samples_are_batched")
+class DrawsDropoutAnew(Changed):
+    @hookimpl
+    def train_stage(self, request):
+        self.resumed = bool(request.arguments.get("resume_from_checkpoint"))
+        return super().train_stage(request)
+
+    def step(self, module, batch, custom):
+        if self.resumed:
+            torch.manual_seed(0)
+            self.resumed = False
+        return super().step(module, batch, custom)
+
+
 @MUTANTS.breaks(
     "test_the_seed_decides_everything",
     "test_resuming_reproduces_the_uninterrupted_run",
+    "test_a_resumed_run_is_the_uninterrupted_one_however_samples_are_batched",
     "test_evaluation_changes_nothing",
 )
 class ShufflesWithTheGlobalGenerator(Changed):

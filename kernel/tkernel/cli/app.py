@@ -1,7 +1,7 @@
 """The `tk` command: a typer app whose subcommands are imported when they are called.
 
 Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 3 a plugin is broken, 4 data is bad,
-130 interrupted.
+130 interrupted with Ctrl-C, 143 with SIGTERM.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ COMMANDS = {
 EPILOG = """Example:  tk run examples/support.yaml --learning_rate 1e-5
 
 Exit codes:  0 done · 1 the run failed · 2 the request was wrong · 3 a plugin is broken · 4 data is bad ·
-130 interrupted
+130 interrupted with Ctrl-C · 143 with SIGTERM
 """
 
 
@@ -141,7 +142,14 @@ def root() -> None:
 
 def main() -> None:
     """The console script: errors that are meant for the user are printed without a traceback."""
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(guarded(app))
+
+
+def _terminated(number: int, frame: object) -> None:
+    """SIGTERM ends as Ctrl-C does, through every `finally`; a training run takes it over and saves first."""
+    print("tk: terminated", file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
 def guarded(call: Callable[[], object]) -> int:

@@ -128,19 +128,26 @@ class StageContract(Contract):
         seed: int = 42,
         weights: Sequence[float] = (),
         options: Mapping[str, Any] | None = None,
+        dropout: float = 0.0,
+        stream: bool = False,
         **arguments: Any,
     ) -> tuple[StageResult, list[dict[str, float]]]:
         """Call the hook: its result, and the logs that a callback was given.
 
-        `options` are fields of the stage's `Options` beside the suite's, `arguments` training arguments.
+        `options` are fields of the stage's `Options` beside the suite's, `arguments` training arguments;
+        `dropout` is that of the attention, and with `stream` the rows to train on come from an iterable
+        dataset.
         """
         bundle = self.bundle()
+        for part in bundle.module.modules() if dropout else ():
+            if hasattr(part, "attention_dropout"):
+                part.attention_dropout = dropout
         output_dir.mkdir(exist_ok=True)
         recorder = _recorder()
         request = StageRequest(
             bundle,
             self.renderer(bundle),
-            train=(self.dataset(self.rows(train, weights)),) if train else (),
+            train=(_streamed(self.dataset(self.rows(train, weights)), stream),) if train else (),
             eval=(self.dataset(self.rows(evaluate)),) if evaluate else (),
             options=self.bound_options(**(options or {})),
             arguments={**BASE, "output_dir": str(output_dir), **self.arguments, **arguments},
@@ -261,6 +268,43 @@ class StageContract(Contract):
         assert _losses(rest)[-2:] == _losses(logs)[2:]
         assert _moved(whole.bundle, resumed.bundle) == []
 
+    def test_a_resumed_run_is_the_uninterrupted_one_however_samples_are_batched(self, tmp_path: Path) -> None:
+        """With dropout, accumulated gradients and a checkpoint between two logs in the middle of an epoch: the
+        same bits and the same logs, for samples as they are, by length, in each way to join them that the
+        stage has, and from a stream."""
+        arguments: dict[str, Any] = {
+            "max_steps": 6,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 2,
+            "logging_steps": 2,
+            "save_strategy": "steps",
+            "save_steps": 3,
+        }
+        for number, way in enumerate(self._ways_of_batching()):
+            folder = tmp_path / str(number)
+            whole, logs = self.run(folder, train=SAID, dropout=0.1, **way, **arguments)
+            checkpoint = str(folder / "checkpoint-3")
+            changes = {**arguments, **way, "resume_from_checkpoint": checkpoint}
+            resumed, rest = self.run(tmp_path / f"{number} resumed", train=SAID, dropout=0.1, **changes)
+            assert _losses(rest)[-2:] == _losses(logs)[-2:], way
+            assert _moved(whole.bundle, resumed.bundle) == [], way
+
+    def _ways_of_batching(self) -> list[dict[str, Any]]:
+        """Keyword arguments of `run`."""
+        declared = getattr(self.provider, "Options", None)
+        names = {field.name for field in dataclasses.fields(declared)} if declared else set()
+        ways: list[dict[str, Any]] = [{}, {"train_sampling_strategy": "group_by_length"}]
+        for key in ("packing", "neat_packing", "padding_free"):
+            if key in names:
+                try:
+                    self.bound_options(**{key: True})
+                except ValueError:  # inherited, and not for samples of this kind
+                    continue
+                ways.append({"options": {key: True, "cutoff_len": 64}})
+        if "buffer_size" in names:
+            ways.append({"options": {"buffer_size": 3, "preprocessing_batch_size": 2}, "stream": True})
+        return ways
+
     def test_the_seed_decides_everything(self, tmp_path: Path) -> None:
         """The same seed gives the same bits, whatever the global generators' state; another one gives
         another order of the rows."""
@@ -360,6 +404,10 @@ def _recorder() -> Any:
             self.logs.append(dict(logs))
 
     return Recorder()
+
+
+def _streamed(loaded: LoadedDataset, stream: bool) -> LoadedDataset:
+    return dataclasses.replace(loaded, rows=loaded.rows.to_iterable_dataset()) if stream else loaded
 
 
 def _losses(logs: Sequence[Mapping[str, float]]) -> list[float]:

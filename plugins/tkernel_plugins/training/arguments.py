@@ -19,6 +19,7 @@ from tkernel_plugins.training.checks import DEFAULTS, FIXED, check_training, tra
 from tkernel_plugins.training.errors import TrainingArgumentsError
 from tkernel_plugins.training.options import TrainingOptions
 from tkernel_plugins.training.reporting import trackers
+from tkernel_plugins.training.room import require_room
 
 RENAMED: Mapping[str, str] = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -48,6 +49,7 @@ def build_arguments(
     GPUs seen by one process the first is used; the others join with torchrun.
 
     Raises:
+        NoRoom: the disk cannot hold what will be saved.
         TrainingArgumentsError: what `check_training` finds, for those who did not plan the run; `fp16` where
             torch sees no accelerator; and what transformers itself refuses.
     """
@@ -92,6 +94,7 @@ def build_arguments(
         raise TrainingArgumentsError([Problem(str(error).strip())]) from error
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # torch's DataParallel would split each micro-batch and its normalisation
+    require_room(request.bundle.module, arguments)
     return arguments
 
 

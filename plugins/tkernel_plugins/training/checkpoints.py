@@ -20,6 +20,12 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 
+MANIFEST = "manifest.json"
+"""Names and sizes of a checkpoint's files, written last; those of other programs have none."""
+
+DRAFT, OLD = ".tmp", ".old"
+"""Endings of what is being written, and of what is being deleted."""
+
 
 @dataclass(frozen=True)
 class Resume:
@@ -90,6 +96,8 @@ def unfinished(path: Path) -> str | None:
     """What a checkpoint lacks, from a look at its files; None if nothing."""
     if not path.is_dir():
         return "the folder does not exist"
+    if path.name.endswith((DRAFT, OLD)):
+        return "it was not finished"
     try:
         _state(path)
     except FileNotFoundError:
@@ -98,6 +106,8 @@ def unfinished(path: Path) -> str | None:
         return "trainer_state.json is damaged"
     if not any((path / name).exists() for name in WEIGHTS) and not list(path.glob("global_step*")):
         return "it holds no weights"
+    if (path / MANIFEST).exists():
+        return _missing(path)
     # A save that was cut short ends before these, which are written last and never empty.
     for name in ("optimizer.pt", "scheduler.pt"):
         if (path / name).exists() and (path / name).stat().st_size == 0:
@@ -114,6 +124,20 @@ def _state(path: Path) -> Mapping[str, Any]:
     state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     int(state["global_step"])
     return state
+
+
+def _missing(path: Path) -> str | None:
+    """The first file that is not as long as the manifest says."""
+    try:
+        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, size in files.items():
+            if not (path / name).exists():
+                return f"{name} is missing"
+            if (path / name).stat().st_size != size:
+                return f"{name} has {(path / name).stat().st_size:,} bytes and had {size:,}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is damaged"
+    return None
 
 
 def _damaged_weights(path: Path) -> str | None:

@@ -26,3 +26,7 @@ class CheckpointError(TkError):
 
 class NonFiniteLoss(TkError):
     """The loss became NaN or infinite; the message names the samples of the micro-batch."""
+
+
+class CheckpointNotSaved(TkError):
+    """The disk is full, or the folder cannot be written; what was saved before is whole."""

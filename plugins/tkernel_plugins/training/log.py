@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -37,9 +38,12 @@ class TrainerLog(TrainerCallback):
         self.first_tokens = state.num_input_tokens_seen
         if not state.is_world_process_zero:
             return
-        kept = [line for line in read(self.path) if line["current_steps"] <= state.global_step]
-        text = "".join(json.dumps(line) + "\n" for line in kept if state.global_step)
-        self.path.write_text(text, encoding="utf-8")
+        # A line is written with every entry of the state's history, which is that of the checkpoint.
+        lines = read(self.path)[: len(state.log_history)]
+        kept = [line for line in lines if line["current_steps"] <= state.global_step]
+        draft = self.path.with_name(self.path.name + ".tmp")
+        draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(draft, self.path)
 
     def on_log(
         self,

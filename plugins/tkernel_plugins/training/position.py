@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import TrainingArguments
 from tkernel_plugins.data.prepare import REPORT
 from tkernel_plugins.data.streaming import EncodedStream, Position, StreamReport
 from tkernel_plugins.training.errors import CheckpointError
+from tkernel_plugins.training.interrupt import leave_signals_to_the_parent
 
 FILE = "stream_position.json"
 """What a checkpoint holds of a stream."""
@@ -75,16 +75,11 @@ def stream_loader(samples: EndlessSamples, collator: Any, arguments: TrainingArg
         pin_memory=arguments.dataloader_pin_memory and arguments.device.type != "cpu",
         persistent_workers=arguments.dataloader_persistent_workers and workers > 0,
         prefetch_factor=arguments.dataloader_prefetch_factor if workers else None,
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=leave_signals_to_the_parent,
         multiprocessing_context=arguments.dataloader_multiprocessing_context if workers else None,
         # Its own numbers: a loader that is made again on resuming must not draw from those of dropout.
         generator=torch.Generator().manual_seed(arguments.seed),
     )
-
-
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal, and the parent wants to finish its step first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def save_position(folder: Path, position: Position) -> None:

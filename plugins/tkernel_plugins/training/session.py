@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +24,20 @@ from tkernel.errors import TkError
 from tkernel.types.requests import StageRequest
 from tkernel.types.stage import StageResult
 from tkernel_plugins.training.card import write_card
-from tkernel_plugins.training.checkpoints import Resume
+from tkernel_plugins.training.checkpoint_writing import abandoned, clean_up, not_saved, write_model
+from tkernel_plugins.training.checkpoints import WEIGHTS, Resume
 from tkernel_plugins.training.curve import plot_losses
-from tkernel_plugins.training.interrupt import StopOnInterrupt
+from tkernel_plugins.training.interrupt import Interrupt, Stopped, leave
 from tkernel_plugins.training.log import TrainerLog
 from tkernel_plugins.training.options import TrainingOptions
 from tkernel_plugins.training.position import EndlessSamples, read_position, save_report
 from tkernel_plugins.training.progress import ProgressBar, progress_callback
 from tkernel_plugins.training.quiet import quiet
+from tkernel_plugins.training.room import require_room
 from tkernel_plugins.training.saving import save_generation_config
 from tkernel_plugins.training.stage_trainer import StageTrainer
 from tkernel_plugins.training.summary import Summary, template_notes
+from tkernel_plugins.training.sums import read_sums
 
 Metrics = dict[str, float]
 
@@ -48,33 +54,42 @@ def run(
         data: lines for the screen before step 1 about what preparation did.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, when the step was finished and a checkpoint was saved.
+        KeyboardInterrupt, SystemExit(143): after Ctrl-C or SIGTERM, when the step was finished and a checkpoint
+            was saved.
         NonFiniteLoss: see `StageTrainer`.
+        CheckpointNotSaved: the disk is full, or the folder cannot be written any more.
         TkError: not one whole batch, where others are dropped.
     """
     output_dir = Path(trainer.args.output_dir)
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
+    finished = trainer.args.do_train and _is_finished(trainer, resume)
+    if finished and (metrics := finished_metrics(output_dir, resume.step)) is not None:
+        return _nothing_to_do(trainer, request, resume, metrics)
     for unwanted in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(unwanted)
     progress = progress_callback(trainer.args, trainer.meter)
-    interrupt = StopOnInterrupt()
+    trainer.interrupt = interrupt = Interrupt()
     for callback in (
-        _Metering(trainer),
+        _Metering(trainer, resume),
         Summary(request, data, [*resume.notes, *template_notes(request)]),
         progress,
         TrainerLog(output_dir),
         interrupt,
         *([EarlyStoppingCallback(options.early_stopping_steps)] if options.early_stopping_steps else []),
         *request.slots.take("callbacks", []),
+        _WhatIsDue(trainer),
     ):
         trainer.add_callback(callback)
 
     metrics: Metrics = {}
     try:
-        with quiet():
-            if trainer.args.do_train:
+        with quiet(), writing(output_dir):
+            if finished and resume.path is not None:
+                metrics |= _load_finished(trainer, resume.path)
+            elif trainer.args.do_train:
                 metrics |= _train(trainer, interrupt, resume, options)
-                trainer.save_model(str(output_dir))
+            if trainer.args.do_train:
+                write_model(trainer, output_dir)
                 trainer.save_metrics("train", metrics)
                 if trainer.is_world_process_zero():
                     save_generation_config(trainer.model, request.renderer, output_dir)
@@ -98,23 +113,53 @@ def run(
 
 
 class _Metering(TrainerCallback):
-    """Lets the trainer count a step before anybody reports it."""
+    """Lets the trainer count a step before anybody reports it, and go on counting where it was."""
 
-    def __init__(self, trainer: StageTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, trainer: StageTrainer, resume: Resume) -> None:
+        self.trainer, self.resume = trainer, resume
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self.resume.path is None:
+            return
+        self.trainer.go_on(self.resume.path)
+        stored = state.stateful_callbacks.get("EarlyStoppingCallback")
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and isinstance(stored, Mapping):
+                patience = stored["attributes"]["early_stopping_patience_counter"]
+                callback.early_stopping_patience_counter = patience
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.in_epoch = not isinstance(self.trainer.train_dataset, EndlessSamples)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.trainer.finish_step()
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.in_epoch = False
 
-def _train(
-    trainer: StageTrainer, interrupt: StopOnInterrupt, resume: Resume, options: TrainingOptions
-) -> Metrics:
-    """Train and give the metrics; a run that was finished already is loaded and not trained further."""
-    if resume.path is not None and resume.step >= planned_steps(trainer):
-        return _load_finished(trainer, resume.path)
+
+class _WhatIsDue(TrainerCallback):
+    """Evaluates before the first step where the evaluation after the last one was stopped."""
+
+    def __init__(self, trainer: StageTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.evaluate_what_is_due()
+
+
+def _train(trainer: StageTrainer, interrupt: Interrupt, resume: Resume, options: TrainingOptions) -> Metrics:
+    """Train and give the metrics."""
     is_stream = isinstance(trainer.train_dataset, EndlessSamples)
     if is_stream and resume.path is not None:
         trainer.position = trainer.train_dataset.start = read_position(resume.path)
@@ -124,16 +169,22 @@ def _train(
             f"`dataloader_drop_last: true` drops all {len(trainer.train_dataset)} samples: a batch has {batch}",
             hint="Leave it out, or lower `per_device_train_batch_size`.",
         )
-    with interrupt.listening():
-        output = trainer.train(resume_from_checkpoint=str(resume.path) if resume.path else None)
-    if interrupt.stopped_at is not None and interrupt.stopped_at < trainer.state.max_steps:
+    output_dir = Path(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        clean_up(output_dir)
+        trainer.abandoned = abandoned(output_dir, resume.step)
+    require_room(trainer.model, trainer.args, planned_steps(trainer))
+    try:
+        with interrupt.listening():
+            output = trainer.train(resume_from_checkpoint=str(resume.path) if resume.path else None)
+    except Stopped as stopped:
         print(
-            f"stopped after step {interrupt.stopped_at} of {trainer.state.max_steps}; the checkpoint is in "
-            f"{trainer.args.output_dir}/checkpoint-{interrupt.stopped_at}\n"
+            f"stopped after step {stopped.step} of {trainer.state.max_steps}; the checkpoint is in "
+            f"{output_dir}/checkpoint-{stopped.step}\n"
             "  go on with `resume_from_checkpoint=true`",
             flush=True,
         )
-        raise KeyboardInterrupt
+        leave(interrupt.asked)
     metrics: Metrics = dict(output.metrics)
     if options.include_effective_tokens_per_second:
         metrics["effective_tokens_per_sec"] = trainer.meter.tokens / metrics["train_runtime"]
@@ -152,12 +203,61 @@ def planned_steps(trainer: StageTrainer) -> int:
     return math.ceil(args.num_train_epochs * per_epoch)
 
 
+def _is_finished(trainer: StageTrainer, resume: Resume) -> bool:
+    """Whether the checkpoint is of the last step, or of the one after which training was stopped early."""
+    if resume.path is None:
+        return False
+    planned = planned_steps(trainer)
+    state = TrainerState.load_from_json(str(resume.path / "trainer_state.json"))
+    control = state.stateful_callbacks.get("TrainerControl", {})
+    stopped = bool(control.get("args", {}).get("should_training_stop"))
+    due = read_sums(resume.path, trainer.args.process_index).evaluation_due
+    return resume.step >= planned or (stopped and state.max_steps == planned and not due)
+
+
 def _load_finished(trainer: StageTrainer, path: Path) -> Metrics:
-    trainer._load_from_checkpoint(str(path))
+    """Take the weights of a finished run, of whose result not all was saved."""
     trainer.state = TrainerState.load_from_json(str(path / "trainer_state.json"))
+    best = trainer.state.best_model_checkpoint
+    chosen = path.with_name(Path(best).name) if trainer.args.load_best_model_at_end and best else path
+    trainer._load_from_checkpoint(str(chosen))
+    trainer.go_on(path)
     print(f"{path} has done all {trainer.state.global_step} steps; nothing is left to train", flush=True)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"train_loss": sum(losses) / len(losses)} if losses else {}
+    return {"train_loss": trainer.sums.loss / trainer.state.global_step} if trainer.sums.whole else {}
+
+
+def finished_metrics(output_dir: Path, step: int) -> Metrics | None:
+    """The metrics of a run whose result in `output_dir` is whole and was saved after `step`; else None."""
+    try:
+        state = json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))
+        metrics = json.loads((output_dir / "all_results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_there = any((output_dir / name).exists() for name in WEIGHTS)
+    return metrics if is_there and state.get("global_step") == step else None
+
+
+def _nothing_to_do(
+    trainer: StageTrainer, request: StageRequest, resume: Resume, metrics: Metrics
+) -> StageResult:
+    output_dir = Path(trainer.args.output_dir)
+    trainer._load_from_checkpoint(str(output_dir))
+    request.slots.take("callbacks", [])
+    print(f"{output_dir} holds the result of all {resume.step} steps; there is nothing to do", flush=True)
+    bundle = request.bundle.replace(module=trainer.trained_module())
+    return StageResult(bundle, output_dir, resume.step, metrics)
+
+
+@contextmanager
+def writing(output_dir: Path) -> Iterator[None]:
+    """Around what writes into `output_dir`: an error of the disk says from where to go on."""
+    try:
+        yield
+    except OSError as error:
+        full_or_closed = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+        if error.errno not in full_or_closed:
+            raise
+        raise not_saved(Path(str(error.filename or output_dir)), error) from error
 
 
 def _evaluate(trainer: StageTrainer) -> Metrics:

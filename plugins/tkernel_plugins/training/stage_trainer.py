@@ -12,16 +12,25 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from tkernel.errors import SlotError
 from tkernel_plugins.data.streaming import EncodedStream, Position
+from tkernel_plugins.training.checkpoint_writing import write_checkpoint
 from tkernel_plugins.training.checkpoints import fitting
 from tkernel_plugins.training.errors import NonFiniteLoss
+from tkernel_plugins.training.interrupt import (
+    EvaluationStopped,
+    Interrupt,
+    Stopped,
+    leave_signals_to_the_parent,
+)
 from tkernel_plugins.training.joining import BY_LENGTH
 from tkernel_plugins.training.losses import token_loss
 from tkernel_plugins.training.meter import Meter
 from tkernel_plugins.training.position import KEY, EndlessSamples, save_position, stream_loader
 from tkernel_plugins.training.sampling import LengthGrouped, Lengths, lengths_of
+from tkernel_plugins.training.sums import Sums, read_sums, save_sums
 
 Batch = dict[str, Any]
 
@@ -43,6 +52,10 @@ class StageTrainer(Trainer):
     Args:
         optimizer: function of model and arguments that returns a `torch.optim.Optimizer`.
         meter: filled while training.
+
+    `interrupt`, if it is set, is asked after each step whether to stop; `abandoned` are checkpoints of another
+    run in `output_dir`, which are deleted when the first one of this run is whole. `in_epoch` is False while
+    an epoch ends.
     """
 
     def __init__(
@@ -64,10 +77,15 @@ class StageTrainer(Trainer):
         super().__init__(model, args, compute_loss_func=token_loss, **kwargs)
         self.make_optimizer = optimizer
         self.meter = meter or Meter()
+        self.interrupt: Interrupt | None = None
+        self.abandoned: tuple[Path, ...] = ()
+        self.sums = Sums()
         self._step_loss = torch.zeros((), device=args.device)
         self._step_tokens = 0
         self._evaluated = torch.zeros(2, dtype=torch.float64)
-        self._noted: dict[bool, dict[str, list[float]]] = {True: {}, False: {}}
+        self._evaluation_sums = Sums()
+        self._saved_at = 0
+        self.in_epoch = True
 
     # -- what a stage's trainer defines ------------------------------------------------------------
 
@@ -88,9 +106,8 @@ class StageTrainer(Trainer):
 
     def note(self, name: str, total: torch.Tensor | float, count: torch.Tensor | float = 1) -> None:
         """Count towards a mean that the next log (in evaluation: the metrics) has under `name`."""
-        sums = self._noted[self.model.training].setdefault(name, [0.0, 0.0])
-        sums[0] += float(total)
-        sums[1] += float(count)
+        sums = self.sums if self.model.training else self._evaluation_sums
+        sums.add(name, float(total), float(count))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The contributed optimizer if there is one, else that of `optim`."""
@@ -135,12 +152,9 @@ class StageTrainer(Trainer):
         if isinstance(self.train_dataset, EndlessSamples):
             self.train_dataset.batch_size = self._train_batch_size
             return stream_loader(self.train_dataset, self.data_collator, self.args)
-        return super().get_train_dataloader()
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        if isinstance(self.train_dataset, EndlessSamples) and self.args.should_save:
-            save_position(Path(output_dir), self.position)
+        loader = super().get_train_dataloader()
+        loader.worker_init_fn = partial(leave_signals_to_the_parent, then=loader.worker_init_fn)
+        return loader
 
     # -- the loss ----------------------------------------------------------------------------------
 
@@ -192,22 +206,30 @@ class StageTrainer(Trainer):
             gathered = self.accelerator.gather(counted.unsqueeze(0)).sum(0)
             tokens, loss = int(gathered[0]), gathered[1]
         self.meter.end_step(float(loss), tokens)
+        # Not transformers' own sum, which a run that goes on from between two logs does not have.
+        self.sums.add("loss", float(loss), 1)
+        self.sums.loss += float(loss)
         if isinstance(self.train_dataset, EndlessSamples):
             self.state.epoch = float(self.position.epoch)  # how long a pass is, nobody knows
         if self.args.include_num_input_tokens_seen == "no":
             self.state.num_input_tokens_seen += tokens
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in transformers, with the means of what was noted since the last log."""
-        if self.model.training or "loss" in logs:
-            logs |= self._means(training=True)
+        """As in transformers, with the means of what was noted since the last log, also before the run was
+        stopped; `train_loss` is the mean of the whole run's steps."""
+        if "loss" in logs:
+            logs |= self._means(self.sums)
+        elif "train_loss" in logs:
+            self.sums.noted.pop("loss", None)
+            logs |= self._means(self.sums)
+            if self.sums.whole and self.state.global_step:
+                logs["train_loss"] = self.sums.loss / self.state.global_step
         super().log(logs, start_time)
 
-    def _means(self, *, training: bool) -> dict[str, float]:
-        noted = self._noted[training]
+    def _means(self, counted: Sums) -> dict[str, float]:
+        noted, counted.noted = counted.noted, {}
         names = sorted(noted)
         sums = torch.tensor([noted[name] for name in names], dtype=torch.float64, device=self.args.device)
-        noted.clear()
         if self.args.world_size > 1 and names:
             sums = self.accelerator.gather(sums.unsqueeze(0)).sum(0)
         return {
@@ -219,14 +241,17 @@ class StageTrainer(Trainer):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """As in transformers, with the loss, and what was noted, as the mean over all items of the dataset."""
         self._evaluated = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self._evaluation_sums = Sums()
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # a loader draws a number, and dropout must not notice
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         sums = self._evaluated
         if self.args.world_size > 1:
             sums = self.accelerator.gather(sums.unsqueeze(0)).sum(0)
         loss, items = sums.tolist()
         output.metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)
         output.metrics[f"{metric_key_prefix}_loss"] = loss / max(items, 1e-9)
-        for name, value in self._means(training=False).items():
+        for name, value in self._means(self._evaluation_sums).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
 
@@ -250,6 +275,57 @@ class StageTrainer(Trainer):
         """Count what evaluation reports beside the loss, with `note`; without more, nothing."""
 
     # -- saving ------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
+        self._saved_at = self.state.global_step
+        write_checkpoint(self, Path(self._get_output_dir(trial)))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        save_sums(Path(output_dir), self.sums, self.args.process_index)
+        if isinstance(self.train_dataset, EndlessSamples) and self.args.should_save:
+            save_position(Path(output_dir), self.position)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, but the checkpoint of an epoch's last step comes after what the epoch ends with.
+
+        Raises:
+            Stopped: a signal asked for it; there is a checkpoint of this step.
+        """
+        ends_epoch = self.in_epoch and self.state.epoch == int(self.state.epoch or 0)
+        saves_later = ends_epoch and self.control.should_save
+        self.control.should_save = self.control.should_save and not saves_later
+        try:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+        except EvaluationStopped:
+            self.sums.evaluation_due = True
+        if ends_epoch:
+            self.control.should_save = self.control.should_save or saves_later
+        elif self._must_stop() and self.state.global_step < self.state.max_steps:
+            if self._saved_at != self.state.global_step:
+                self._save_checkpoint(self.model)
+            raise Stopped(self.state.global_step)
+
+    def _must_stop(self) -> bool:
+        """Whether a signal has reached any process."""
+        asked = self.interrupt is not None and self.interrupt.asked is not None
+        if self.args.world_size > 1:
+            told = torch.tensor([float(asked)], device=self.args.device)
+            return bool(self.accelerator.gather(told).sum() > 0)
+        return asked
+
+    def go_on(self, checkpoint: Path) -> None:
+        """Take over what was added up before the checkpoint."""
+        self.sums = read_sums(checkpoint, self.args.process_index)
+
+    def evaluate_what_is_due(self) -> None:
+        """Make the evaluation that a signal ended before the checkpoint."""
+        if not self.sums.evaluation_due:
+            return
+        self.sums.evaluation_due = False
+        is_best = self._determine_best_metric(self._evaluate(None, None), None)
+        if is_best and self.args.save_strategy == SaveStrategy.BEST:
+            self._save_checkpoint(self.model)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """As in transformers, but with the model's own `use_cache` in its config, and with PEFT kept from

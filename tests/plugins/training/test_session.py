@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -124,10 +125,13 @@ def test_resuming_falls_back_to_the_newest_whole_checkpoint_and_says_so(go, tmp_
     (out / "checkpoint-6/trainer_state.json").write_text('{"global_step": ')
     weights = (out / "checkpoint-4/model.safetensors").read_bytes()
     (out / "checkpoint-4/model.safetensors").write_bytes(weights[: len(weights) // 2])
+    shutil.copytree(out / "checkpoint-4", out / "checkpoint-5")
+    (out / "checkpoint-5/manifest.json").unlink()  # as other programs write checkpoints
     go(save_strategy="no", resume_from_checkpoint=True)
     printed = capsys.readouterr().out
     assert "skipped checkpoint-6: trainer_state.json is damaged" in printed
-    assert "skipped checkpoint-4: model.safetensors is damaged" in printed
+    assert "skipped checkpoint-5: model.safetensors is damaged" in printed
+    assert f"skipped checkpoint-4: model.safetensors has {len(weights) // 2:,} bytes" in printed
     assert "going on after step 2" in printed
 
 

@@ -24,6 +24,7 @@ import tkernel
 from tkernel.errors import TkError
 from tkernel.testing import tiny
 from tkernel_plugins.data.streaming import Position
+from tkernel_plugins.training.checkpoints import MANIFEST
 from tkernel_plugins.training.log import read
 from tkernel_plugins.training.position import FILE, EndlessSamples, read_position
 
@@ -145,7 +146,8 @@ def test_resuming_without_a_position_or_with_other_data_is_an_error(folder: Path
     for name in ("without", "other"):
         (folder / name).mkdir()
         shutil.copytree(whole / "checkpoint-4", folder / name / "checkpoint-4")
-    (folder / "without" / "checkpoint-4" / FILE).unlink()
+    for file in (FILE, MANIFEST):  # as a run without `streaming` in another program left it
+        (folder / "without" / "checkpoint-4" / file).unlink()
     with pytest.raises(TkError, match=f"holds no {FILE}"):
         tkernel.run(config(folder, "without", resume_from_checkpoint=True))
     shutil.copy(folder / "rows.jsonl", folder / "other.jsonl")

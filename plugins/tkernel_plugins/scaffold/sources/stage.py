@@ -108,6 +108,7 @@ class Stage:
             state = torch.load(Path(checkpoint) / "state.pt", weights_only=True)
             module.load_state_dict(state["module"])
             optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["generator"])
             done = state["step"]
             for _ in range(done):
                 next(batches)
@@ -133,6 +134,7 @@ class Stage:
                     state = {
                         "module": module.state_dict(),
                         "optimizer": optimizer.state_dict(),
+                        "generator": torch.get_rng_state(),
                         "step": step + 1,
                     }
                     torch.save(state, folder / "state.pt")
