@@ -234,11 +234,12 @@ def llamafactory_keys() -> str:
     path = ROOT / "kernel" / "tkernel" / "config" / "llamafactory.json"
     facts = json.loads(path.read_text(encoding="utf-8"))
     owners = dict.fromkeys((field.name for field in fields(RunOptions)), "the kernel")
-    for kind in KINDS:
+    for kind in (*KINDS, "command"):
         for target in register(kind):
             found = plugin(target)
             for field in fields(getattr(found, "Options", None) or _Nothing):
-                owner = f"plugins of kind {kind}" if kind in ("model", "template", "dataset") else found.name
+                owner = f"plugins of kind {kind}" if kind in ("model", "template", "dataset") else None
+                owner = owner or getattr(found, "name", getattr(found, "__name__", ""))
                 owner = "every adapter" if field.name in _shared_of_adapters() else owner
                 owners.setdefault(field.name, owner if " " in owner else f"{kind}:{owner}")
     arguments = read_arguments("transformers.training_args:TrainingArguments").fields

@@ -126,6 +126,7 @@ def open_session(
     objects: InMemory | None = None,
     needs: Sequence[str] = ("model_name_or_path",),
     calls: Collection[str] = tuple(KINDS),
+    command: Owner | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Session:
     """Plan a run and validate all of it, in about a second.
@@ -137,6 +138,7 @@ def open_session(
         objects: a model, tokenizer or data in memory.
         needs: keys without which the caller has nothing to do.
         calls: kinds of plugins that the caller will call; only these are asked to `check` the run.
+        command: the options of the command itself, if it has any: `session.bound.options(command.label)`.
 
     Raises:
         ConfigError: everything that is wrong with the configuration, at once.
@@ -178,7 +180,7 @@ def open_session(
     try:
         bound = bind(
             settings,
-            owners(plan, active),
+            [*owners(plan, active), *([command] if command else [])],
             arguments,
             installed=index.entries,
             consumed=use_names(index),

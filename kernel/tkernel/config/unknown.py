@@ -24,6 +24,7 @@ CHOSEN_BY: Mapping[str, str] = {
     "model": "model_name_or_path",
     "media": "model_name_or_path",
     "dataset": "dataset",
+    "command": "the command",
 }
 """Kind of plugin -> the key that decides which one a run uses."""
 
@@ -128,6 +129,7 @@ def _of_another_plugin(
         "model": f"a model of type {name}",
         "media": f"a model whose media {name} processes",
         "dataset": f"data in the format {name}",
+        "command": f"`tk {name}`",
     }.get(kind, f"{selector}: {name.partition('.')[0]}")
     return [Problem(message, setting.origin, setting.key, f"Take the line out, or use {get}.")]
 

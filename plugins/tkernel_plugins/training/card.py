@@ -38,7 +38,7 @@ def card(request: StageRequest, args: TrainingArguments, metrics: Mapping[str, f
     licence = facts.metadata.get("general.license") or "that of the base model; read it before sharing"
     head = [
         "---",
-        *([f"base_model: {facts.name}"] if facts.source in ("hub", "folder") else []),
+        *([f"base_model: {facts.name}"] if facts.source == "hub" else []),
         f"library_name: {'peft' if is_adapter else 'transformers'}",
         "pipeline_tag: text-generation",
         "tags: [tkernel, " + str(request.settings.get("stage") or "sft") + "]",

@@ -1,0 +1,32 @@
+"""The keys of `tk export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is written where. Names, types and defaults are LLaMA-Factory's except where a field says so."""
+
+    export_dir: str | None = None
+    """The folder of the exported model; it must be empty or not be there, see `export_overwrite`."""
+    export_size: int = field(default=5, metadata={"ge": 1})
+    """Largest file of weights, in GB."""
+    export_device: Literal["cpu", "auto"] = "cpu"
+    """Where adapters are merged: `auto` takes the accelerator."""
+    export_legacy_format: bool = False
+    """Pickled weights are never written; true is refused."""
+    export_hub_model_id: str | None = None
+    """`owner/name` on the hub to which the folder is uploaded, too."""
+    export_hub_private: bool = True
+    """Ours: a repository that is made for it is private."""
+    export_overwrite: bool = False
+    """Ours: replace what `export_dir` holds, if that is an export of ours."""
+    export_bound: float | None = field(default=None, metadata={"gt": 0})
+    """Ours: with `--verify`, the largest mean divergence in nats; unset: 1e-6 in float32, 1e-2 below."""
+
+    def __post_init__(self) -> None:
+        if self.export_legacy_format:
+            raise ValueError("export_legacy_format: true would write pickles; safetensors are always written")
