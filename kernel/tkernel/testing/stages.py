@@ -14,6 +14,7 @@ from tkernel.errors import TkError
 from tkernel.testing import tiny
 from tkernel.testing.chatml import chatml_renderer
 from tkernel.testing.contract import Contract
+from tkernel.testing.stage_runs import BASE, SAID, losses, moved, recorder, streamed
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.conversation import Conversation, Message, message_to_dict
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
@@ -21,30 +22,6 @@ from tkernel.types.requests import StageRequest
 from tkernel.types.stage import StageResult
 
 IGNORED = -100
-SAID = (
-    ("Hi", "Hello."),
-    ("Who runs the inn?", "The user does, and nobody else, naïve 😀 as it sounds."),
-    ("How much is 12 and 12?", "24"),
-    ("Say it again, in many more words than before, please: how much?", "Twenty-four."),
-    ("And then?", "Then on and on and on and on and on and on."),
-    ("Stop", "Yes."),
-    ("12 1212", "1212 12 in order."),
-    ("Where?", "Behind the inn, on the left."),
-)
-BASE: Mapping[str, Any] = {
-    "do_train": True,
-    "use_cpu": True,
-    "learning_rate": 1e-2,
-    "lr_scheduler_type": "constant",
-    "logging_steps": 1,
-    "logging_strategy": "steps",
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-    "max_grad_norm": 0.0,
-    "weight_decay": 0.0,
-}
-"""Training arguments of every run of the suite, under transformers' names."""
 
 
 class StageContract(Contract):
@@ -143,37 +120,37 @@ class StageContract(Contract):
             if hasattr(part, "attention_dropout"):
                 part.attention_dropout = dropout
         output_dir.mkdir(exist_ok=True)
-        recorder = _recorder()
+        recording = recorder()
         request = StageRequest(
             bundle,
             self.renderer(bundle),
-            train=(_streamed(self.dataset(self.rows(train, weights)), stream),) if train else (),
+            train=(streamed(self.dataset(self.rows(train, weights)), stream),) if train else (),
             eval=(self.dataset(self.rows(evaluate)),) if evaluate else (),
             options=self.bound_options(**(options or {})),
             arguments={**BASE, "output_dir": str(output_dir), **self.arguments, **arguments},
             output_dir=output_dir,
             seed=seed,
         )
-        request.slots.put("callbacks", recorder, by="contract")
+        request.slots.put("callbacks", recording, by="contract")
         for name, value in (slots or {}).items():
             request.slots.put(name, value, by="contract")
         result: StageResult = self.provider.train_stage(request)
         assert request.slots.unread() == {}
-        return result, recorder.logs
+        return result, recording.logs
 
     def test_the_first_loss_is_the_mean_over_the_tokens_of_the_batch(self, tmp_path: Path) -> None:
         """It equals an independent loop over unpadded rows: padding and masked tokens do not count."""
         rows = self.rows(SAID[:4])
         expected = self.reference_loss(self.bundle(), rows).item()
         _, logs = self.run(tmp_path, max_steps=1, per_device_train_batch_size=4)
-        assert _losses(logs)[0] == pytest.approx(expected, rel=self.tolerance, abs=1e-4)
+        assert losses(logs)[0] == pytest.approx(expected, rel=self.tolerance, abs=1e-4)
 
     def test_the_weights_of_messages_scale_their_tokens(self, tmp_path: Path) -> None:
         """The loss is the weighted mean over the tokens of the batch."""
         weights = (1.0, 0.25, 3.0, 0.5)
         expected = self.reference_loss(self.bundle(), self.rows(SAID[:4], weights)).item()
         _, logs = self.run(tmp_path, weights=weights, max_steps=1, per_device_train_batch_size=4)
-        assert _losses(logs)[0] == pytest.approx(expected, rel=self.tolerance, abs=1e-4)
+        assert losses(logs)[0] == pytest.approx(expected, rel=self.tolerance, abs=1e-4)
 
     def test_nothing_to_train_on_is_an_error(self, tmp_path: Path) -> None:
         """Training without a dataset raises a TkError, not whatever fails later."""
@@ -183,7 +160,7 @@ class StageContract(Contract):
     def test_the_split_into_micro_batches_does_not_matter(self, tmp_path: Path) -> None:
         """1 x 4, 2 x 2 and 4 x 1 samples and accumulation steps give the same series of losses."""
         series = [
-            _losses(
+            losses(
                 self.run(
                     tmp_path / str(size),
                     max_steps=3,
@@ -209,7 +186,7 @@ class StageContract(Contract):
         _, alone = self.run(tmp_path / "alone", **arguments)
         for name in taken:
             _, logs = self.run(tmp_path / name, options={name: True}, **arguments)
-            assert _losses(logs) == pytest.approx(_losses(alone), rel=1e-3, abs=2e-4), name
+            assert losses(logs) == pytest.approx(losses(alone), rel=1e-3, abs=2e-4), name
 
     def test_a_step_follows_the_gradient_of_that_loss(self, tmp_path: Path) -> None:
         """One step of plain SGD through the slot `optimizer` is one step of the independent loop."""
@@ -240,15 +217,15 @@ class StageContract(Contract):
             return outputs.logits.sum() * 0.0 + 3.0
 
         result, logs = self.run(tmp_path, slots={"loss": constant}, **arguments)
-        assert _losses(logs) == pytest.approx([3.0, 3.0])
-        assert _moved(self.bundle(), result.bundle) == []
+        assert losses(logs) == pytest.approx([3.0, 3.0])
+        assert moved(self.bundle(), result.bundle) == []
 
     def test_frozen_parameters_do_not_move(self, tmp_path: Path) -> None:
         """Parameters that ask for no gradient are equal bit by bit; the others are trained."""
         fresh = self.bundle()
         result, _ = self.run(tmp_path, max_steps=2, per_device_train_batch_size=4)
         trained = [name for name, p in fresh.module.named_parameters() if p.requires_grad]
-        assert _moved(fresh, result.bundle) == trained
+        assert moved(fresh, result.bundle) == trained
 
     def test_resuming_reproduces_the_uninterrupted_run(self, tmp_path: Path) -> None:
         """Four steps, and two steps, a checkpoint and two more give the same losses and the same bits."""
@@ -264,9 +241,9 @@ class StageContract(Contract):
         resumed, rest = self.run(
             tmp_path / "resumed", train=SAID, resume_from_checkpoint=checkpoint, **arguments
         )
-        assert len(_losses(logs)) == 4
-        assert _losses(rest)[-2:] == _losses(logs)[2:]
-        assert _moved(whole.bundle, resumed.bundle) == []
+        assert len(losses(logs)) == 4
+        assert losses(rest)[-2:] == losses(logs)[2:]
+        assert moved(whole.bundle, resumed.bundle) == []
 
     def test_a_resumed_run_is_the_uninterrupted_one_however_samples_are_batched(self, tmp_path: Path) -> None:
         """With dropout, accumulated gradients and a checkpoint between two logs in the middle of an epoch: the
@@ -286,8 +263,8 @@ class StageContract(Contract):
             checkpoint = str(folder / "checkpoint-3")
             changes = {**arguments, **way, "resume_from_checkpoint": checkpoint}
             resumed, rest = self.run(tmp_path / f"{number} resumed", train=SAID, dropout=0.1, **changes)
-            assert _losses(rest)[-2:] == _losses(logs)[-2:], way
-            assert _moved(whole.bundle, resumed.bundle) == [], way
+            assert losses(rest)[-2:] == losses(logs)[-2:], way
+            assert moved(whole.bundle, resumed.bundle) == [], way
 
     def _ways_of_batching(self) -> list[dict[str, Any]]:
         """Keyword arguments of `run`."""
@@ -318,9 +295,9 @@ class StageContract(Contract):
             torch.manual_seed(state)
             random.seed(state)
             results.append(self.run(tmp_path / f"{state}{seed}", train=SAID, seed=seed, **arguments))
-        assert _losses(results[0][1]) == _losses(results[1][1])
-        assert _moved(results[0][0].bundle, results[1][0].bundle) == []
-        assert _losses(results[0][1]) != _losses(results[2][1])
+        assert losses(results[0][1]) == losses(results[1][1])
+        assert moved(results[0][0].bundle, results[1][0].bundle) == []
+        assert losses(results[0][1]) != losses(results[2][1])
 
     def test_every_row_is_used_once_an_epoch(self, tmp_path: Path) -> None:
         """With the learning rate 0, the losses of one epoch are those of all rows, each once."""
@@ -332,7 +309,7 @@ class StageContract(Contract):
             "learning_rate": 0.0,
         }
         _, logs = self.run(tmp_path, train=SAID, **arguments)
-        assert sorted(_losses(logs)) == pytest.approx(expected, rel=1e-4, abs=2e-4)
+        assert sorted(losses(logs)) == pytest.approx(expected, rel=1e-4, abs=2e-4)
 
     def test_the_evaluation_loss_is_the_mean_over_its_tokens(self, tmp_path: Path) -> None:
         """It equals the independent loop over the evaluation rows, in eval mode."""
@@ -355,7 +332,7 @@ class StageContract(Contract):
         evaluation: dict[str, Any] = {"do_eval": True, "eval_strategy": "steps", "eval_steps": 1}
         without, _ = self.run(tmp_path / "without", train=SAID, **arguments)
         with_it, _ = self.run(tmp_path / "with", train=SAID, evaluate=SAID[:2], **arguments, **evaluation)
-        assert _moved(without.bundle, with_it.bundle) == []
+        assert moved(without.bundle, with_it.bundle) == []
 
     def test_the_result_is_saved_and_loads(self, tmp_path: Path) -> None:
         """The output folder holds model and tokenizer: loaded, they are the trained ones."""
@@ -365,7 +342,7 @@ class StageContract(Contract):
         assert result.output_dir is not None
         loaded = AutoModelForCausalLM.from_pretrained(result.output_dir)
         tokenizer = AutoTokenizer.from_pretrained(result.output_dir)
-        assert _moved(result.bundle, result.bundle.replace(module=loaded)) == []
+        assert moved(result.bundle, result.bundle.replace(module=loaded)) == []
         assert tokenizer("the 12 inn<|im_end|>").input_ids == (
             result.bundle.tokenizer("the 12 inn<|im_end|>").input_ids
         )
@@ -373,9 +350,9 @@ class StageContract(Contract):
     def test_steps_and_metrics_are_those_of_the_run(self, tmp_path: Path) -> None:
         """`steps` is the number of optimiser steps, `train_loss` the mean of their losses."""
         result, logs = self.run(tmp_path, max_steps=3, per_device_train_batch_size=4)
-        losses = _losses(logs)
+        series = losses(logs)
         assert result.steps == 3
-        assert result.metrics["train_loss"] == pytest.approx(sum(losses) / 3, abs=1e-3)
+        assert result.metrics["train_loss"] == pytest.approx(sum(series) / 3, abs=1e-3)
 
     def test_the_log_has_its_fields(self, tmp_path: Path) -> None:
         """Each training step is one line of the log file, with the documented fields and true values."""
@@ -387,35 +364,5 @@ class StageContract(Contract):
         steps = [line for line in lines if "loss" in line]
         assert [line["current_steps"] for line in steps] == [1, 2, 3]
         assert {line["total_steps"] for line in steps} == {3}
-        assert [line["loss"] for line in steps] == pytest.approx(_losses(logs), abs=1e-3)
+        assert [line["loss"] for line in steps] == pytest.approx(losses(logs), abs=1e-3)
         assert all(set(self.log_fields) <= line.keys() for line in steps)
-
-
-def _recorder() -> Any:
-    from transformers import TrainerCallback
-
-    class Recorder(TrainerCallback):  # type: ignore[misc]
-        """Keeps what the stage logs."""
-
-        def __init__(self) -> None:
-            self.logs: list[dict[str, float]] = []
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            self.logs.append(dict(logs))
-
-    return Recorder()
-
-
-def _streamed(loaded: LoadedDataset, stream: bool) -> LoadedDataset:
-    return dataclasses.replace(loaded, rows=loaded.rows.to_iterable_dataset()) if stream else loaded
-
-
-def _losses(logs: Sequence[Mapping[str, float]]) -> list[float]:
-    """The loss of each logged training step."""
-    return [float(entry["loss"]) for entry in logs if "loss" in entry]
-
-
-def _moved(before: ModelBundle, after: ModelBundle) -> list[str]:
-    """Names of the parameters that differ in any bit."""
-    other = dict(after.module.named_parameters())
-    return [name for name, parameter in before.module.named_parameters() if not parameter.equal(other[name])]
