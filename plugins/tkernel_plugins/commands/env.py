@@ -1,4 +1,4 @@
-"""`tk env`: what a bug report needs."""
+"""Show versions, devices and memory, to paste into a report; make environments."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import json
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Show versions, devices and memory, to paste into a report; make environments.",
+)
 
 LIBRARIES = [
     "tkernel",
@@ -32,11 +39,16 @@ LIBRARIES = [
 ]
 
 
-def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+@app.callback(invoke_without_command=True)
+def env(
+    ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
     """Show versions, devices and memory, to paste into a report.
 
     Example:  tk env
     """
+    if ctx.invoked_subcommand is not None:
+        return
     facts = {**machine(), "libraries": versions(), "plugins from": distributions(), "devices": devices()}
     if as_json:
         print(json.dumps(facts, indent=2))
@@ -98,6 +110,27 @@ def devices() -> dict[str, str]:
     if torch.backends.mps.is_available():
         found["mps"] = "available"
     return found
+
+
+@app.command()
+def create(
+    folder: Annotated[Path, typer.Argument(help="Where the environment is made.")],
+    with_: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A distribution: a folder, a wheel or a name. May be repeated."),
+    ] = None,
+    constraint: Annotated[
+        list[Path] | None, typer.Option(help="A constraints file of pip. May be repeated.")
+    ] = None,
+    remake: Annotated[bool, typer.Option("--remake", help="Make it anew if it is there.")] = False,
+) -> None:
+    """Make a virtual environment with tkernel and distributions, as their recipes say.
+
+    Example:  tk env create ~/envs/unsloth --with contrib/tk-unsloth
+    """
+    from tkernel_plugins.commands.env_create import create_environment
+
+    create_environment(folder, with_ or [], constraint or [], remake=remake)
 
 
 def version() -> None:
