@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tkernel.testing.engines import EngineContract
     from tkernel.testing.media import MediaContract
     from tkernel.testing.models import ModelContract
+    from tkernel.testing.preference_stages import FeedbackStageContract, PreferenceStageContract
     from tkernel.testing.stages import StageContract
     from tkernel.testing.templates import TemplateContract
 
@@ -29,8 +30,10 @@ __all__ = [
     "AdapterContract",
     "DatasetContract",
     "EngineContract",
+    "FeedbackStageContract",
     "MediaContract",
     "ModelContract",
+    "PreferenceStageContract",
     "StageContract",
     "TemplateContract",
 ]
@@ -46,9 +49,15 @@ CONTRACTS = {
 }
 """Kind of plugin -> where its suite is."""
 
+STAGES_BY_ROWS = {
+    "preference": "tkernel.testing.preference_stages:PreferenceStageContract",
+    "feedback": "tkernel.testing.preference_stages:FeedbackStageContract",
+}
+"""The suites of stages that learn from rows of another kind than `supervised`."""
+
 
 def __getattr__(name: str) -> Any:
-    for target in CONTRACTS.values():
+    for target in (*CONTRACTS.values(), *STAGES_BY_ROWS.values()):
         module, _, attribute = target.partition(":")
         if attribute == name:
             return getattr(import_module(module), name)

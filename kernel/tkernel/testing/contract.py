@@ -18,7 +18,7 @@ from tkernel.hookspecs import KINDS
 from tkernel.imports import module_of
 from tkernel.index import Entry, normalise, read_index
 from tkernel.shape import check_shape
-from tkernel.testing import CONTRACTS
+from tkernel.testing import CONTRACTS, STAGES_BY_ROWS
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "peft", "trl", "accelerate", "rich")
 """What no plugin's module imports at module level: listing and planning would wait for it."""
@@ -65,9 +65,10 @@ def suite_of(kind: str, plugin: str) -> type[Contract]:
         NoProvider, AmbiguousProvider, PluginError: see `find_plugin`.
         InvalidPlugin: `contract` names something that the suite does not have.
     """
-    module, _, name = CONTRACTS[kind].partition(":")
-    suite: type[Contract] = getattr(importlib.import_module(module), name)
     entry = find_plugin(kind, plugin)
+    by_rows = STAGES_BY_ROWS.get(getattr(entry.object, "rows", "")) if kind == "stage" else None
+    module, _, name = (by_rows or CONTRACTS[kind]).partition(":")
+    suite: type[Contract] = getattr(importlib.import_module(module), name)
     told: Mapping[str, Any] = getattr(entry.object, "contract", {})
     for attribute in told:
         if not hasattr(suite, attribute):

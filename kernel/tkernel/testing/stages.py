@@ -42,6 +42,7 @@ class StageContract(Contract):
     """Fields of each training step in `log_file`."""
     tolerance: ClassVar[float] = 2e-5
     """Relative difference between losses in fp32 that are computed in another order."""
+    loaded: tuple[ModelBundle, ...] = ()
 
     def bundle(self) -> ModelBundle:
         """A fresh tiny model, the same one each time, its last layer and head frozen."""
@@ -49,6 +50,13 @@ class StageContract(Contract):
         for name, parameter in bundle.module.named_parameters():
             parameter.requires_grad_("layers.1" not in name and "lm_head" not in name)
         bundle.module.train()
+        return bundle
+
+    def other_model(self, role: str) -> ModelBundle:
+        """What `request.load_model` gives: a model of the same shape with other weights, frozen."""
+        bundle = tiny.make_bundle(seed=1, role=role)
+        bundle.module.requires_grad_(False)
+        self.loaded = (*self.loaded, bundle)
         return bundle
 
     def renderer(self, bundle: ModelBundle) -> Any:
@@ -130,6 +138,7 @@ class StageContract(Contract):
             arguments={**BASE, "output_dir": str(output_dir), **self.arguments, **arguments},
             output_dir=output_dir,
             seed=seed,
+            load_model=self.other_model,
         )
         request.slots.put("callbacks", recording, by="contract")
         for name, value in (slots or {}).items():
@@ -177,9 +186,7 @@ class StageContract(Contract):
     def test_samples_that_share_a_row_do_not_see_each_other(self, tmp_path: Path) -> None:
         """With `neat_packing`, and with `padding_free`, if the stage takes them: three steps over the same
         samples have the losses of steps over samples that have a row each."""
-        declared = getattr(self.provider, "Options", None)
-        names = {field.name for field in dataclasses.fields(declared)} if declared else set()
-        taken = sorted(names & {"neat_packing", "padding_free"})
+        taken = self._taken("neat_packing", "padding_free")
         if not taken:
             pytest.skip("the stage takes neither `neat_packing` nor `padding_free`")
         arguments: dict[str, Any] = {"max_steps": 3, "per_device_train_batch_size": 4}
@@ -268,19 +275,25 @@ class StageContract(Contract):
 
     def _ways_of_batching(self) -> list[dict[str, Any]]:
         """Keyword arguments of `run`."""
-        declared = getattr(self.provider, "Options", None)
-        names = {field.name for field in dataclasses.fields(declared)} if declared else set()
         ways: list[dict[str, Any]] = [{}, {"train_sampling_strategy": "group_by_length"}]
-        for key in ("packing", "neat_packing", "padding_free"):
-            if key in names:
-                try:
-                    self.bound_options(**{key: True})
-                except ValueError:  # inherited, and not for samples of this kind
-                    continue
-                ways.append({"options": {key: True, "cutoff_len": 64}})
-        if "buffer_size" in names:
+        for key in self._taken("packing", "neat_packing", "padding_free"):
+            ways.append({"options": {key: True, "cutoff_len": 64}})
+        if self._taken("buffer_size"):
             ways.append({"options": {"buffer_size": 3, "preprocessing_batch_size": 2}, "stream": True})
         return ways
+
+    def _taken(self, *keys: str) -> list[str]:
+        """Those of `keys` that the stage's options have and can set."""
+        declared = getattr(self.provider, "Options", None)
+        names = {field.name for field in dataclasses.fields(declared)} if declared else set()
+        taken = []
+        for key in (key for key in keys if key in names):
+            try:
+                self.bound_options(**{key: 3 if key == "buffer_size" else True})
+            except ValueError:  # inherited, and not for samples of this kind
+                continue
+            taken.append(key)
+        return taken
 
     def test_the_seed_decides_everything(self, tmp_path: Path) -> None:
         """The same seed gives the same bits, whatever the global generators' state; another one gives

@@ -107,7 +107,8 @@ class PreferenceTrainer(ReferenceTrainer):
         if self.options.pref_bco_weight and self.args.should_save:
             Path(output_dir, BASELINE).write_text(json.dumps(self.baseline), encoding="utf-8")
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is not None and (path := Path(checkpoint, BASELINE)).is_file():
+    def go_on(self, checkpoint: Path) -> None:
+        """As every stage, with BCO's baseline."""
+        super().go_on(checkpoint)
+        if (path := checkpoint / BASELINE).is_file():
             self.baseline = json.loads(path.read_text(encoding="utf-8"))

@@ -51,11 +51,12 @@ class LengthGrouped(LengthGroupedSampler):  # type: ignore[misc]
 
 
 def lengths_of(dataset: Any) -> list[int]:
-    """Tokens of each sample of a `datasets.Dataset` with `input_ids`."""
+    """Tokens of each sample of a `datasets.Dataset` with `input_ids`; of pairs, those of both sides."""
     import numpy as np
     import pyarrow.compute as pc
 
-    lengths = pc.list_value_length(dataset.data.column("input_ids")).to_numpy()
+    columns = [name for name in dataset.column_names if name.endswith("input_ids")]
+    lengths = sum(pc.list_value_length(dataset.data.column(name)).to_numpy() for name in columns)
     if dataset._indices is not None:  # after `select` or `shuffle` the table still holds all rows
         lengths = lengths[dataset._indices.column(0).to_numpy()]
     return [int(length) for length in np.asarray(lengths)]
