@@ -79,7 +79,7 @@ def prepare(request: StageRequest, rows: str = "supervised") -> Prepared:
         return prepare_stream(request, rows, options)
     _check(request, options)
     work = work_of(request, rows, options)
-    parts = _parts(request, options)
+    parts = parts_of(request, options)
 
     def write(folder: Path) -> Mapping[str, Any]:
         return _write(folder, parts, work, options)
@@ -104,7 +104,7 @@ def _check(request: StageRequest, options: PrepareOptions) -> None:
         )
 
 
-def _parts(request: StageRequest, options: PrepareOptions) -> list[_Part]:
+def parts_of(request: StageRequest, options: PrepareOptions) -> list[_Part]:
     """Training and evaluation data, each with the order of its rows."""
     parts = []
     if request.train:

@@ -10,11 +10,11 @@ from tkernel.errors import Problem
 from tkernel.types.check import CheckRequest
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.data.options import PrepareOptions
-from tkernel_plugins.training.options import TrainingOptions
+from tkernel_plugins.training.options import PredictOptions, TrainingOptions
 
 
 @dataclass(frozen=True)
-class Options(PrepareOptions, TrainingOptions):
+class Options(PrepareOptions, TrainingOptions, PredictOptions):
     """Options of `stage: sft`."""
 
 

@@ -78,7 +78,8 @@ def build_arguments(
         raise TrainingArgumentsError(problems)
 
     has_eval = bool(request.eval) or bool(getattr(request.options, "val_size", 0))
-    values["do_eval"] = bool(values.get("do_eval")) or has_eval
+    only_predicts = bool(values.get("do_predict")) and not trains(request.arguments)
+    values["do_eval"] = bool(values.get("do_eval")) or (has_eval and not only_predicts)
     if options.disable_shuffling:
         values["train_sampling_strategy"] = "sequential"
     if options.early_stopping_steps is not None:

@@ -14,12 +14,14 @@ from typing import Any
 
 from tkernel.config.suggest import near_file
 from tkernel.errors import Problem
+from tkernel.processes import world
 from tkernel.types.check import CheckRequest
 from tkernel_plugins.training.checkpoints import unfinished
 from tkernel_plugins.training.devices import no_accelerator
 from tkernel_plugins.training.joining import check_joining
 from tkernel_plugins.training.optimisation import check_optimizer, check_schedule
 from tkernel_plugins.training.reporting import missing_trackers, trackers
+from tkernel_plugins.training.similarity import missing_packages
 
 Arguments = Mapping[str, Any]
 
@@ -49,6 +51,7 @@ def check_training(request: CheckRequest, no_gpu: str | None = None) -> Iterator
     yield from check_joining(request)
     yield from _evaluation(request)
     yield from _best_model(request)
+    yield from _prediction(request)
     yield from _precision(arguments, no_gpu)
     yield from check_optimizer(arguments)
     yield from check_schedule(arguments, _strategy(arguments, "eval"))
@@ -59,9 +62,9 @@ def check_training(request: CheckRequest, no_gpu: str | None = None) -> Iterator
 
 
 def trains(arguments: Arguments) -> bool:
-    """`do_train`, which is true here unless somebody turned it off."""
+    """`do_train`, which is true here unless somebody turned it off, or asked for predictions alone."""
     asked = arguments.get("do_train")
-    return True if asked is None else bool(asked)
+    return not arguments.get("do_predict") if asked is None else bool(asked)
 
 
 def _steps(request: CheckRequest) -> Iterator[Problem]:
@@ -119,6 +122,30 @@ def _evaluation(request: CheckRequest) -> Iterator[Problem]:
             key="metric_for_best_model",
             hint=f"Set `metric_for_best_model` to one of: {names}.",
         )
+
+
+def _prediction(request: CheckRequest) -> Iterator[Problem]:
+    wanted, generates = (
+        request.arguments.get("do_predict"),
+        getattr(request.options, "predict_with_generate", None),
+    )
+    if generates is None:
+        return  # a stage that predicts in another way, or refuses to, says so itself
+    if wanted and not generates:
+        hint = "Add `predict_with_generate: true`; `do_eval: true` reports the loss."
+        yield Problem("`do_predict` writes replies, and none are generated", key="do_predict", hint=hint)
+    if generates and not wanted:
+        message = "`predict_with_generate` says how `do_predict` predicts, and it is not set"
+        yield Problem(message, key="predict_with_generate", hint="Add `do_predict: true`.")
+    if not (wanted and generates):
+        return
+    yield from missing_packages("predict_with_generate")
+    if not (request.eval or getattr(request.options, "val_size", 0)):
+        hint = "Name a held-out set (`eval_dataset: NAME`) or split one off (`val_size: 0.1`)."
+        yield Problem("there is nothing to predict", key="do_predict", hint=hint)
+    if world()[1] > 1:
+        hint = "Predict with `do_train: false` in one process, from the result of the training."
+        yield Problem("`do_predict` runs in one process", key="do_predict", hint=hint)
 
 
 def _best_model(request: CheckRequest) -> Iterator[Problem]:

@@ -19,3 +19,13 @@ class TrainingOptions:
     """Report `effective_tokens_per_sec`: tokens without padding per second of the whole run."""
     early_stopping_steps: int | None = field(default=None, metadata={"ge": 1})
     """Stop after this many evaluations without an improvement of `metric_for_best_model`."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How a stage predicts; how replies are drawn are the engine's options (`max_new_tokens`, `top_p`, ...)."""
+
+    predict_with_generate: bool = False
+    """With `do_predict`: generate replies to the evaluation data and compare them with its own."""
+    eval_num_beams: int | None = field(default=None, metadata={"ge": 1})
+    """Beams of these replies; unset, `num_beams`."""

@@ -31,6 +31,7 @@ from tkernel_plugins.training.interrupt import Interrupt, Stopped, leave
 from tkernel_plugins.training.log import TrainerLog
 from tkernel_plugins.training.options import TrainingOptions
 from tkernel_plugins.training.position import EndlessSamples, read_position, save_report
+from tkernel_plugins.training.prediction import predict
 from tkernel_plugins.training.progress import ProgressBar, progress_callback
 from tkernel_plugins.training.quiet import quiet
 from tkernel_plugins.training.room import require_room
@@ -93,10 +94,14 @@ def run(
                 trainer.save_metrics("train", metrics)
                 if trainer.is_world_process_zero():
                     save_generation_config(trainer.model, request.renderer, output_dir)
-            if trainer.eval_dataset is not None:
+            if trainer.eval_dataset is not None and trainer.args.do_eval:
                 evaluated = _evaluate(trainer)
                 trainer.save_metrics("eval", evaluated)
                 metrics |= evaluated
+            if trainer.args.do_predict and getattr(request.options, "predict_with_generate", False):
+                predicted = _predict(trainer, request)
+                trainer.save_metrics("predict", predicted)
+                metrics |= predicted
             trainer.save_state()
             if isinstance(trainer.train_dataset, EndlessSamples) and trainer.is_world_process_zero():
                 save_report(trainer.position, output_dir)
@@ -269,8 +274,21 @@ def _evaluate(trainer: StageTrainer) -> Metrics:
     return dict(trainer.evaluate())
 
 
+def _predict(trainer: StageTrainer, request: StageRequest) -> Metrics:
+    wanted = request.arguments.get("resume_from_checkpoint", request.settings.get("resume_from_checkpoint"))
+    return predict(
+        request,
+        request.bundle.replace(module=trainer.trained_module()),
+        output_dir=Path(trainer.args.output_dir),
+        batch_size=trainer.args.per_device_eval_batch_size,
+        steps=trainer.state.global_step,
+        go_on=bool(wanted),
+    )
+
+
 def _say(metrics: Metrics, curves: Sequence[Path]) -> None:
-    losses = [f"{n} {v:.4f}" for n, v in metrics.items() if n.endswith(("_loss", "_accuracy"))]
+    told = ("_loss", "_accuracy", "_bleu-4", "_rouge-1", "_rouge-2", "_rouge-l")
+    losses = [f"{n} {v:.4f}" for n, v in metrics.items() if n.endswith(told)]
     if losses:
         print("  ".join(losses), flush=True)
     for curve in curves:
