@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from tkernel.errors import DataError, TkError
 from tkernel.types.dataset import Rejection
 from tkernel.types.requests import StageRequest
-from tkernel_plugins.data.canonical import MEDIA
 from tkernel_plugins.data.collection import without_collection
 from tkernel_plugins.data.encoding import Encoder, encoder_for
 from tkernel_plugins.data.mapped import release
@@ -37,10 +36,6 @@ if TYPE_CHECKING:
 COUNTING = ("supervised", "dropped", "reason", "detail", "piece")
 """Columns of an encoded batch that are counted and not kept."""
 
-_CANONICAL = (
-    *("text", "messages", "chosen", "rejected", "completion", "label", "tools", "origin"),
-    *MEDIA,
-)
 _RELEASE_EVERY = 1000
 """Rows: each of them may have brought in 64 KiB of its file."""
 _WITNESSES = 4
@@ -128,10 +123,6 @@ def work_of(request: StageRequest, rows: str, options: PrepareOptions) -> BatchW
     """
     tokenizer = getattr(request.bundle, "tokenizer", None) or getattr(request.renderer, "tokenizer", None)
     packing = packing_of(options, rows, tokenizer)
-    extra: dict[str, Any] = {}
-    for loaded in (*request.train, *request.eval) if rows == "prompt" else ():
-        columns = getattr(loaded.rows, "features", None) or {}
-        extra |= {name: kind for name, kind in columns.items() if name not in _CANONICAL}
     encoder = encoder_for(
         rows,
         renderer=request.renderer,
@@ -140,7 +131,6 @@ def work_of(request: StageRequest, rows: str, options: PrepareOptions) -> BatchW
         media=request.media,
         strict=request.settings.get("on_bad_row", "error") == "error",
         packing=packing,
-        extra=extra,
     )
     return BatchWork(encoder, packing)
 

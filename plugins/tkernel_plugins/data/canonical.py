@@ -42,6 +42,8 @@ def features(kind: str, media: Iterable[str] = (), as_bytes: Iterable[str] = ())
         if kind == "feedback":
             columns |= {"completion": List(message), "label": Value("bool")}
         columns["tools"] = text
+        if kind == "prompt":
+            columns["columns"] = text  # JSON: what reward functions get, of types that Arrow need not know
     reference = {"path": text, "bytes": Value("binary")}
     columns |= {name: List(reference if name in as_bytes else text) for name in media}
     columns["origin"] = {"file": text, "row": Value("int64"), "line": Value("int64")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from tkernel_plugins.data.raw import RawRow
 
 SHOWN = 20
 """Bad rows that a message names; the others are counted."""
+
+_PROMPT = ("prompt", "query", "history", "messages", "system", "tools", *MEDIA)
+"""What a prompt is made of, under the names of `columns`."""
 
 _OPTIONAL = ("query", "history", "system", "tools", "images", "videos", "audios")
 _MOST_COLUMNS = 1000
@@ -48,6 +51,7 @@ class Conversion:
         if len(self.seen) < _MOST_COLUMNS:
             self.seen.update(dict.fromkeys(map(str, raw.value)))
         row = Row(raw.value, self.columns, self.tags, self.kind)
+        further = {"columns": self._further(raw.value)} if self.kind == "prompt" else {}
         try:
             sample = self.form.sample(row)
         except RecursionError:
@@ -56,9 +60,22 @@ class Conversion:
             raise BadRow("a value that cannot be read", str(error)[:200]) from None
         if self.kind == "text":
             return canonical_row(sample, self.kind)
-        return canonical_row(sample, self.kind) | {
-            name: [self.resolve(item) for item in _references(row, sample, name)] for name in MEDIA
-        }
+        media = {name: [self.resolve(item) for item in _references(row, sample, name)] for name in MEDIA}
+        return canonical_row(sample, self.kind) | further | media
+
+    def unread(self) -> list[str]:
+        """Columns that were seen and are in no row: of prompts, reward functions get what nobody reads."""
+        read = self.seen if self.kind == "prompt" else self.columns.values()
+        return [name for name in self.seen if name not in read]
+
+    def _further(self, raw: Mapping[str, Any]) -> str:
+        """All columns of a row but those that make its prompt, as JSON; `prompt` where that is a plain text."""
+        made = {self.columns.get(name) for name in _PROMPT}
+        kept = {str(name): value for name, value in raw.items() if name not in made}
+        prompt = raw.get(self.columns.get("prompt", "prompt"))
+        if isinstance(prompt, str):
+            kept["prompt"] = prompt
+        return json.dumps(kept, default=str)
 
     def resolve(self, item: Any) -> dict[str, Any]:
         """A medium as a struct; its path is the file below `media_dir` or beside the data, if it is there."""

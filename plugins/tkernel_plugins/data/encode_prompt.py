@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tkernel.errors import DataError
 from tkernel.truncation import keep, proportional
-from tkernel.types.conversation import Conversation
+from tkernel.types.conversation import Conversation, message_to_dict
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Encoded, Renderer
 from tkernel_plugins.data.canonical import MEDIA, conversations
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 NO_PROMPT = "no prompt"
 
+_CANONICAL = ("messages", "tools", "columns", "origin", *MEDIA)
+
 
 @dataclass(frozen=True)
 class PromptEncoder:
@@ -43,8 +46,8 @@ class PromptEncoder:
     With `truncation: proportional` prompt and reply share `cutoff_len` and lose their ends, as in
     LLaMA-Factory; the other policies look at the prompt alone. `keep_end` keeps the question.
 
-    Args:
-        extra: further columns of the rows and their features, kept as they are for reward functions.
+    `row` is JSON for those who generate and reward: `messages` up to the reply, `tools`, and `columns`,
+    which are those of the canonical rows and every further column that a dataset plugin has added.
     """
 
     counted: ClassVar[tuple[str, ...]] = ("input_ids",)
@@ -56,7 +59,6 @@ class PromptEncoder:
     cutoff_len: int = 2048
     truncation: str = "proportional"
     strict: bool = True
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def features(self) -> datasets.Features:
@@ -67,16 +69,17 @@ class PromptEncoder:
         numbers = List(Value("int32"))
         ids = {"input_ids": numbers, "labels": numbers}
         media = {name: List(reference) for name in MEDIA}
-        return Features({**self.extra, **ids, **media, **counting_features()})
+        return Features({**ids, "row": Value("string"), **media, **counting_features()})
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One sample for each row of `table`, in their order."""
         origins, given = origins_of(table), conversations(table)
         results = encode_rows(lambda rows: self._encode([given[row] for row in rows]), origins, self.strict)
-        others = table.select(list(self.extra)).to_pylist() if self.extra else [{}] * table.num_rows
         samples = [
-            other | self._sample(conversation, result) | {"origin": origin}
-            for conversation, result, other, origin in zip(given, results, others, origins, strict=True)
+            self._sample(conversation, result) | {"row": row, "origin": origin}
+            for conversation, result, row, origin in zip(
+                given, results, _rows(given, table), origins, strict=True
+            )
         ]
         long = [rejection(s["origin"], s["detail"]) for s in samples if s["reason"] == TOO_LONG]
         refuse_long(long, self.truncation)
@@ -127,3 +130,23 @@ class PromptEncoder:
             return empty | unusable(NO_PROMPT, detail, encoded.dropped)
         media = references(given, left_of(given, encoded) if encoded.dropped else None)
         return {"input_ids": encoded.input_ids, "labels": reply} | media | usable(0, encoded.dropped)
+
+
+def _rows(given: Sequence[Conversation], table: pa.Table) -> list[str]:
+    """The JSON of each row, without the reply in which it may end."""
+    names = [name for name in table.column_names if name not in _CANONICAL]
+    added: list[dict[str, Any]] = table.select(names).to_pylist() if names else [{}] * table.num_rows
+    told = table["columns"].to_pylist() if "columns" in table.column_names else [None] * table.num_rows
+    rows = []
+    for conversation, further, text in zip(given, added, told, strict=True):
+        messages = conversation.messages
+        if messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        columns = (json.loads(text) if text else {}) | further
+        row = {
+            "messages": [message_to_dict(message) for message in messages],
+            "tools": list(conversation.tools) or ([] if conversation.empty_tools else None),
+            "columns": columns,
+        }
+        rows.append(json.dumps(row, default=str))
+    return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tkernel.errors import TkError
@@ -54,7 +53,6 @@ def encoder_for(
     media: MediaProcessor | None = None,
     strict: bool = True,
     packing: Packing | None = None,
-    extra: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """The encoder of rows of a kind.
 
@@ -62,7 +60,6 @@ def encoder_for(
         rows: `supervised`, `preference`, `feedback`, `prompt` or `text`.
         strict: a row that cannot be rendered is an error; else it is counted.
         packing: how samples will be packed, which decides how long they may be.
-        extra: features of further columns of prompt rows, which the samples keep.
 
     Raises:
         TkError: an option that rows of this kind cannot follow.
@@ -90,7 +87,7 @@ def encoder_for(
     if rows == "feedback":
         return FeedbackEncoder(**common)
     if rows == "prompt":
-        return PromptEncoder(**common, extra=extra or {})
+        return PromptEncoder(**common)
     return SupervisedEncoder(
         **common, train_on_prompt=options.train_on_prompt, mask_history=options.mask_history
     )

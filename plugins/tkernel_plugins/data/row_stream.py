@@ -82,8 +82,7 @@ class RowStream:
             self._count(seen)
             yield from rows
         conversion.check()
-        unread = [name for name in conversion.seen if name not in conversion.columns.values()]
-        if unread:
+        if unread := conversion.unread():
             seen.notes.append(f"columns not read: {', '.join(unread[:SHOWN])}")
             self._count(seen)
 

@@ -78,8 +78,7 @@ def write_rows(request: DatasetRequest, form: Format, folder: Path) -> None:
     if entry.num_samples is not None:
         report.kept = _write_sample(folder, request, writer.numbers, most)
         report.notes.append(f"num_samples: {report.kept:,} drawn from {len(writer.numbers):,}")
-    unread = [name for name in conversion.seen if name not in conversion.columns.values()]
-    if unread:
+    if unread := conversion.unread():
         report.notes.append(f"columns not read: {', '.join(unread[:SHOWN])}")
     (folder / REPORT).write_text(json.dumps(asdict(report)), encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import re
 from typing import Any
@@ -367,12 +368,12 @@ def test_policies_look_at_the_prompt() -> None:
 
 def test_further_columns_of_prompts_are_kept() -> None:
     import pyarrow as pa
-    from datasets import Value
 
-    given = table("prompt", [{"messages": ASKED}]).append_column("answer", pa.array(["42"]))
-    made = encoder("prompt", TOY)
-    made = dataclasses.replace(made, extra={"answer": Value("string")})  # type: ignore[type-var]
-    assert made(given).to_pylist()[0]["answer"] == "42"
+    rows = [{"messages": TALK, "columns": '{"level": [3, null], "prompt": "why"}'}]
+    given = table("prompt", rows).append_column("answer", pa.array([42]))
+    row = json.loads(encoder("prompt", TOY)(given).to_pylist()[0]["row"])
+    assert row["columns"] == {"level": [3, None], "prompt": "why", "answer": 42}
+    assert [message["content"] for message in row["messages"]] == ["how", "so", "why"]
 
 
 def test_a_text_is_learned_to_its_end_and_spells_no_special_token() -> None:
