@@ -290,8 +290,10 @@ def open_engine(session: Session) -> Engine:
     return start_engine(session, renderer, bundle)
 
 
-def start_engine(session: Session, renderer: Renderer, bundle: ModelBundle) -> Engine:
-    """The run's engine on a bundle in memory."""
+def start_engine(
+    session: Session, renderer: Renderer, bundle: ModelBundle, seed: int | None = None
+) -> Engine:
+    """The run's engine on a bundle in memory; without a seed it draws with that of the run."""
     choice = session.choice("engine")
     request = EngineRequest(
         renderer=renderer,
@@ -300,7 +302,7 @@ def start_engine(session: Session, renderer: Renderer, bundle: ModelBundle) -> E
         adapters=session.options.adapter_name_or_path,
         media=process_media(session, bundle),
         options=session.options_of(choice),
-        seed=session.options.seed,
+        seed=session.options.seed if seed is None else seed,
     )
     engine: Engine = session.active.call(choice, request)
     return engine

@@ -130,8 +130,9 @@ class StageRequest:
     load_model: Callable[[str], ModelBundle] | None = None
     """Role -> a further model, frozen: that of the key which the plugin's `models` names for the role, else the
     run's own model (and adapters) once more. None where there are no weights."""
-    open_engine: Callable[[ModelBundle], Engine] | None = None
-    """Starts the run's engine on a bundle, for stages that learn from what the model says."""
+    open_engine: Callable[..., Engine] | None = None
+    """Starts the run's engine on a bundle (and with a seed of its own, `open_engine(bundle, seed)`), for stages
+    that learn from what the model says."""
     slots: Slots = field(
         default_factory=partial(
             Slots, "train_stage", once=("optimizer", "loss"), accumulating=("callbacks",)

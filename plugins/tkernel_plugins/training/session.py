@@ -202,7 +202,7 @@ def planned_steps(trainer: StageTrainer) -> int:
     if args.max_steps > 0:
         return int(args.max_steps)
     per_batch = args.train_batch_size * args.world_size
-    samples = len(trainer.train_dataset)
+    samples = trainer.epoch_size()
     batches = samples // per_batch if args.dataloader_drop_last else math.ceil(samples / per_batch)
     per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
     return math.ceil(args.num_train_epochs * per_epoch)

@@ -130,6 +130,10 @@ class StageTrainer(Trainer):
 
     # -- the order of samples ----------------------------------------------------------------------
 
+    def epoch_size(self) -> int:
+        """Samples of one epoch on all devices."""
+        return len(self.train_dataset)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         strategy = self.args.train_sampling_strategy

@@ -1,0 +1,1 @@
+"""Learning from what the model says: rollouts, rewards, and the trainers of `grpo`, `rloo` and `ppo`."""
