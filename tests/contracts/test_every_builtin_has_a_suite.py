@@ -12,7 +12,8 @@ from tkernel.index import read_index
 # The suite of the templates is run on all that the index has.
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "template"])
 def test_every_object_has_a_suite(kind):
-    source = Path(__file__).with_name(f"test_{kind}_contract.py").read_text(encoding="utf-8")
+    files = sorted(Path(__file__).parent.glob(f"test_*{kind}_contract.py"))
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
     tested = set(re.findall(r'plugin = "(\w+)"', source))
     entries = [e for e in read_index().entries if (e.kind, e.distribution) == (kind, "tkernel")]
     covered = {entry.target for entry in entries if entry.name in tested}

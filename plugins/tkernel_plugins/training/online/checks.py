@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from pathlib import Path
 
 from tkernel.errors import Problem, TkError
+from tkernel.other_models import is_adapter
 from tkernel.references import find_function, is_reference
 from tkernel.types.check import CheckRequest
 from tkernel_plugins.training.checks import check_training
@@ -121,3 +123,44 @@ def _is_value(text: str) -> bool:
         and any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
         for node in tree.body
     )
+
+
+def check_ppo(request: CheckRequest) -> Iterator[Problem]:
+    """What `ppo` refuses beside what every online stage does."""
+    yield from check_online(request)
+    options = request.options
+    if options is None:
+        return
+    name, kind = options.reward_model, options.reward_model_type
+    if not name:
+        hint = "Add `reward_model: PATH`, the result of `stage: rm`."
+        yield Problem("`stage: ppo` needs a reward model", key="reward_model", hint=hint)
+        return
+    is_url = name.startswith(("http://", "https://"))
+    folder = Path(name).expanduser()
+    if kind == "api" and not is_url:
+        message = f"`reward_model_type: api` wants an URL as `reward_model`, not {name}"
+        yield Problem(message, key="reward_model", hint="Write `reward_model: http://HOST:PORT/...`.")
+    elif kind != "api" and is_url:
+        message = f"`reward_model: {name}` is an URL, and `reward_model_type` is `{kind}`"
+        yield Problem(message, key="reward_model_type", hint="Write `reward_model_type: api`.")
+    elif kind == "lora" and folder.is_dir() and not is_adapter(name):
+        message = f"`reward_model: {name}` holds no adapter, and `reward_model_type` is `lora`"
+        yield Problem(message, key="reward_model_type", hint="Write `reward_model_type: full`.")
+    elif kind == "full" and is_adapter(name):
+        message = f"`reward_model: {name}` holds an adapter, and `reward_model_type` is `full`"
+        yield Problem(message, key="reward_model_type", hint="Write `reward_model_type: lora`.")
+    folders = [folder, *(Path(adapter).expanduser() for adapter in options.reward_model_adapters)]
+    heads = ("value_head.safetensors", "value_head.bin")
+    is_local = kind != "api" and folder.is_dir()
+    if is_local and not any((place / head).is_file() for place in folders for head in heads):
+        message = f"`reward_model: {name}` has no value_head.safetensors, so it is no reward model"
+        yield Problem(
+            message, key="reward_model", hint="Train one with `stage: rm`, or name the folder of one."
+        )
+    if kind == "api" and options.reward_model_adapters:
+        message = "`reward_model_adapters` are of no use to a reward model behind an URL"
+        yield Problem(message, key="reward_model_adapters", hint="Leave it out.")
+    if options.ppo_kl_coef == 0 and "ppo_target" in request.settings:
+        message = "`ppo_target` steers the weight of the KL penalty, and `ppo_kl_coef: 0` leaves it at 0"
+        yield Problem(message, key="ppo_target", hint="Leave one of the two out.")

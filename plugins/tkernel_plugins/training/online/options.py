@@ -21,6 +21,17 @@ class OnlineOptions(UnpackedOptions, TrainingOptions, Sampling):
     logged_completions: int = field(default=4, metadata={"ge": 0})
     """Completions of each rollout that are written to `completions.jsonl` in `output_dir`; 0 writes none."""
 
+    reward_model: str | None = None
+    """A reward model: a folder or hub name, or the URL of a server."""
+    reward_model_adapters: tuple[str, ...] = ()
+    """Adapters of the reward model, each on top of those before it."""
+    reward_timeout: float = field(default=60.0, metadata={"gt": 0})
+    """Seconds to wait for an answer of a reward model behind an URL."""
+    ref_model: str | None = None
+    """The model that the policy is held to; unset, the policy as it was before training."""
+    ref_model_adapters: tuple[str, ...] = ()
+    """Adapters of the reference model."""
+
 
 @dataclass(frozen=True)
 class GroupOptions(OnlineOptions):
@@ -30,14 +41,6 @@ class GroupOptions(OnlineOptions):
     """Functions that reward completions, `pkg.mod:fn` or `./file.py:fn`, with TRL's signature."""
     reward_weights: tuple[float, ...] | None = None
     """Weight of each function's reward, and last that of `reward_model`; unset, all weigh 1."""
-    reward_model: str | None = None
-    """A reward model, beside the functions or instead of them: a folder or hub name."""
-    reward_model_adapters: tuple[str, ...] = ()
-    """Adapters of the reward model."""
-    ref_model: str | None = None
-    """The model that `beta` holds the policy to; unset, the model as it was before training."""
-    ref_model_adapters: tuple[str, ...] = ()
-    """Adapters of the reference model."""
     num_generations: int = field(default=8, metadata={"ge": 2})
     """Completions of each prompt, whose rewards are compared; it must divide the completions of a rollout."""
     num_generations_eval: int | None = field(default=None, metadata={"ge": 1})

@@ -1,17 +1,20 @@
-"""From a stage's request to its trainer, for the stages that compare the completions of a prompt."""
+"""From a stage's request to its trainer, for the stages that generate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tkernel.errors import TkError
 from tkernel.types.requests import StageRequest
 from tkernel.types.stage import StageResult
 from tkernel_plugins.data.canonical import MEDIA
 from tkernel_plugins.data.prepare import prepare
+from tkernel_plugins.training import value_head
 from tkernel_plugins.training.arguments import build_arguments, resume_of
 from tkernel_plugins.training.online.options import GroupOptions
+from tkernel_plugins.training.online.ppo_trainer import PpoTrainer
+from tkernel_plugins.training.online.reward_model import reward_model_of
 from tkernel_plugins.training.online.rewards import Rewards
 from tkernel_plugins.training.online.trainer import OnlineTrainer, reference_of
 from tkernel_plugins.training.optimisation import optimizer_of
@@ -64,11 +67,45 @@ def refuse_media(request: StageRequest) -> None:
             )
 
 
-def reward_model_of(request: StageRequest, device: Any) -> Any:
-    """The run's reward model as a judge; None if `reward_model` is not set."""
-    if not request.options.reward_model:
-        return None
-    from tkernel_plugins.training.online.reward_model import RewardModel
+def run_ppo(request: StageRequest) -> StageResult:
+    """Train a policy with a value head, which is taken off it again.
 
-    assert request.load_model is not None
-    return RewardModel(request.load_model("reward"), request, device)
+    Raises:
+        TkError: the reward model has no value head or another vocabulary; and what `prepare` and training raise.
+    """
+    options = request.options
+    arguments = build_arguments(request)
+    resume = resume_of(request)
+    refuse_media(request)
+    rewards = Rewards(model=reward_model_of(request, arguments.device))
+    reference = reference_of(request, arguments.device)
+    prepared = prepare(request, "prompt")
+    policy = request.bundle.module
+    places = [*reversed(adapters_of(request)), request.bundle.facts.location or ""]
+    saved = next((Path(place) for place in places if place and value_head.has_saved(place)), None)
+    if saved is not None:
+        value_head.load(policy, saved)
+    else:
+        value_head.attach(policy, seed=request.seed)
+    trainer = PpoTrainer(
+        arguments,
+        request=request,
+        rewards=rewards,
+        sampling=options,
+        steps=options.ppo_buffer_size,
+        iterations=options.ppo_epochs,
+        reference=reference,
+        optimizer=optimizer_of(request),
+        train_dataset=prepared.train,
+        eval_dataset=prepared.eval,
+        processing_class=processing_class(request.bundle, request.renderer),
+    )
+    result = run(trainer, request, resume=resume, data=prepared.report.lines())
+    value_head.detach(result.bundle.module)
+    return result
+
+
+def adapters_of(request: StageRequest) -> Sequence[str]:
+    """The folders of `adapter_name_or_path`."""
+    given = request.settings.get("adapter_name_or_path") or ()
+    return given.split(",") if isinstance(given, str) else tuple(given)

@@ -57,15 +57,24 @@ def rows_of(values: torch.Tensor, batch: Mapping[str, Any], samples: Sequence[Sa
     return rows
 
 
-def completion_logits(model: torch.nn.Module, batch: Mapping[str, Any], **inputs: Any) -> torch.Tensor:
-    """The logits that predict columns 0 to width - 1, (batch, width, vocabulary), in float32 at least."""
+def completion_logits(
+    model: torch.nn.Module, batch: Mapping[str, Any], hidden: list[torch.Tensor] | None = None
+) -> torch.Tensor:
+    """The logits that predict columns 0 to width - 1, (batch, width, vocabulary), in float32 at least.
+
+    `hidden`, if it is given, gets the last hidden states at the same places, (batch, width, size).
+    """
     start, length = int(batch["start"]), batch["input_ids"].shape[1]
-    kept = {}
+    kept: dict[str, Any] = {}
     if _takes_logits_to_keep(model):
         kept["logits_to_keep"] = torch.arange(start, length - 1, device=batch["input_ids"].device)
-    outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **kept, **inputs)
+    if hidden is not None:
+        kept["output_hidden_states"] = True
+    outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **kept)
+    if hidden is not None:
+        hidden.append(outputs.hidden_states[-1][:, start : length - 1])
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-    logits = logits if kept else logits[:, start : length - 1]
+    logits = logits if "logits_to_keep" in kept else logits[:, start : length - 1]
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

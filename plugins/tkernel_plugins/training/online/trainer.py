@@ -335,15 +335,18 @@ class OnlineTrainer(StageTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        is_whole = self.state.global_step % (self.steps * self.iterations) == 0
-        state = {"samples": [] if is_whole else self.samples, "own": self.state_of()}
+        is_done = self.state.global_step % (self.steps * self.iterations) == 0
+        state = {"samples": [] if is_done else self.samples, "own": self.state_of()}
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         torch.save(state, Path(output_dir, STATE.format(rank=self.args.process_index)))
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
+    def go_on(self, checkpoint: Path) -> None:
+        """Take over what is left of the rollout, too.
+
+        Raises:
+            CheckpointError: another stage has saved the checkpoint.
+        """
+        super().go_on(checkpoint)
         path = Path(checkpoint, STATE.format(rank=self.args.process_index))
         if not path.is_file():
             raise CheckpointError(
