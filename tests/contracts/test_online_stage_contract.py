@@ -8,15 +8,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tkernel.testing.online import OnlineStageContract
+from tkernel.testing import OnlineStageContract
 
 SHORT = {"num_generations": 4, "max_completion_length": 6}
 
 
 class TestGrpo(OnlineStageContract):
     plugin = "grpo"
-    options = SHORT
-    reuse = {"num_iterations": 3}
 
 
 class TestGrpoOnTheSecondIteration(OnlineStageContract):
@@ -28,9 +26,6 @@ class TestGrpoOnTheSecondIteration(OnlineStageContract):
 
 class TestRloo(OnlineStageContract):
     plugin = "rloo"
-    options = SHORT
-    reuse = {"num_iterations": 3}
-    ignores = "shifted"
 
 
 def plain_letters(text: str) -> float:

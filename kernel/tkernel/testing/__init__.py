@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tkernel.testing.engines import EngineContract
     from tkernel.testing.media import MediaContract
     from tkernel.testing.models import ModelContract
+    from tkernel.testing.online import OnlineStageContract
     from tkernel.testing.preference_stages import FeedbackStageContract, PreferenceStageContract
     from tkernel.testing.stages import StageContract
     from tkernel.testing.templates import TemplateContract
@@ -33,6 +34,7 @@ __all__ = [
     "FeedbackStageContract",
     "MediaContract",
     "ModelContract",
+    "OnlineStageContract",
     "PreferenceStageContract",
     "StageContract",
     "TemplateContract",
@@ -52,6 +54,7 @@ CONTRACTS = {
 STAGES_BY_ROWS = {
     "preference": "tkernel.testing.preference_stages:PreferenceStageContract",
     "feedback": "tkernel.testing.preference_stages:FeedbackStageContract",
+    "prompt": "tkernel.testing.online:OnlineStageContract",
 }
 """The suites of stages that learn from rows of another kind than `supervised`."""
 

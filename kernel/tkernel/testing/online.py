@@ -12,7 +12,7 @@ from tkernel.errors import TkError
 from tkernel.testing import tiny
 from tkernel.testing.chatml import chatml_renderer
 from tkernel.testing.contract import Contract, find_plugin
-from tkernel.testing.stages import BASE, _losses, _moved, _recorder
+from tkernel.testing.stage_runs import BASE, losses, moved, recorder
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.conversation import Conversation, Message, message_to_dict
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
@@ -111,8 +111,8 @@ class OnlineStageContract(Contract):
             if position == len(asked) - 1:
                 messages.append(Message("assistant", "Behind the inn."))
             origin = {"file": "contract.jsonl", "row": position, "line": position + 1}
-            told = {"messages": [message_to_dict(message) for message in messages], "tools": ""}
-            rows.append({**told, "columns": "{}", "origin": origin})
+            given = {"messages": [message_to_dict(message) for message in messages], "tools": ""}
+            rows.append({**given, "columns": "{}", "origin": origin})
         return rows
 
     def run(
@@ -131,7 +131,8 @@ class OnlineStageContract(Contract):
         which weights."""
         import datasets
 
-        bundle, seen, recorder = self.bundle(), [], _recorder()
+        bundle, told = self.bundle(), recorder()
+        seen: list[Any] = []
         renderer, engine = chatml_renderer(bundle.tokenizer), find_plugin("engine", "huggingface").object
 
         def open_engine(given: ModelBundle, seed: int = seed) -> Recorded:
@@ -158,12 +159,12 @@ class OnlineStageContract(Contract):
             load_model=lambda role: self.bundle(),
             open_engine=open_engine,
         )
-        request.slots.put("callbacks", recorder, by="contract")
+        request.slots.put("callbacks", told, by="contract")
         for name, value in (slots or {}).items():
             request.slots.put(name, value, by="contract")
         result: StageResult = self.provider.train_stage(request)
         assert request.slots.unread() == {}
-        return result, recorder.logs, seen
+        return result, told.logs, seen
 
     def test_nothing_to_train_on_is_an_error(self, tmp_path: Path) -> None:
         """Training without a dataset raises a TkError, not whatever fails later."""
@@ -172,7 +173,7 @@ class OnlineStageContract(Contract):
 
     def test_the_engine_is_asked_with_the_prompts_alone(self, tmp_path: Path) -> None:
         """Every conversation that it gets ends with a question of the data, and all of them are asked."""
-        size = {"per_device_train_batch_size": 16, "num_train_epochs": 1}
+        size: dict[str, Any] = {"per_device_train_batch_size": 16, "num_train_epochs": 1}
         _, _, seen = self.run(tmp_path, **size)
         asked = [conversation.messages[-1] for conversations, *_ in seen for conversation in conversations]
         assert {message.role for message in asked} == {"user"}
@@ -199,7 +200,7 @@ class OnlineStageContract(Contract):
         def sgd(model: Any, _: Any) -> Any:
             return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
 
-        size = {"per_device_train_batch_size": 8, "max_steps": 1, "learning_rate": 1e-3}
+        size: dict[str, Any] = {"per_device_train_batch_size": 8, "max_steps": 1, "learning_rate": 1e-3}
         result, _, seen = self.run(tmp_path, train=ASKED[:1], slots={"optimizer": sgd}, **size)
         conversations, replies, _ = seen[0]
         judged = self.rewards_of(result.bundle.tokenizer, replies)
@@ -221,7 +222,7 @@ class OnlineStageContract(Contract):
         if not self.compares:
             pytest.skip("the stage compares with values, not with other completions")
         result, _, _ = self.run(tmp_path, judge="constant", max_steps=2, per_device_train_batch_size=8)
-        assert _moved(self.bundle(), result.bundle) == []
+        assert moved(self.bundle(), result.bundle) == []
 
     def test_a_change_of_all_rewards_alike_changes_nothing(self, tmp_path: Path) -> None:
         """With rewards 3 r + 7 (or r + 7, as the stage promises) the weights are those with r."""
@@ -231,7 +232,7 @@ class OnlineStageContract(Contract):
             pytest.skip("the stage does not promise it")
         # A plain optimizer: Adam would hide a wrong scale.
         slots = {"optimizer": lambda model, _: torch.optim.SGD(model.parameters(), lr=1e-2)}
-        size = {"max_steps": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-2}
+        size: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-2}
         plain, _, _ = self.run(tmp_path / "plain", slots=slots, **size)
         other, _, _ = self.run(tmp_path / "other", slots=slots, judge=self.ignores, **size)
         distance = _distance(plain.bundle, other.bundle)
@@ -241,7 +242,10 @@ class OnlineStageContract(Contract):
         """1 x 8, 4 x 2 and 8 x 1 completions and accumulation steps give the same completions and weights."""
         results = []
         for size in (1, 4, 8):
-            arguments = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+            arguments: dict[str, Any] = {
+                "per_device_train_batch_size": size,
+                "gradient_accumulation_steps": 8 // size,
+            }
             results.append(self.run(tmp_path / str(size), max_steps=2, **arguments))
         for other in results[1:]:
             ids = [
@@ -256,20 +260,21 @@ class OnlineStageContract(Contract):
         fresh = self.bundle()
         result, _, _ = self.run(tmp_path, max_steps=3, per_device_train_batch_size=8)
         trained = [name for name, p in fresh.module.named_parameters() if p.requires_grad]
-        assert _moved(fresh, result.bundle) == trained
+        assert moved(fresh, result.bundle) == trained
 
     def test_resuming_reproduces_the_uninterrupted_run(self, tmp_path: Path) -> None:
         """Four steps, and two steps, a checkpoint and two more give the same losses and the same bits, also
         where the checkpoint falls into a rollout."""
         arguments: dict[str, Any] = {"max_steps": 4, "per_device_train_batch_size": 4}
         saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}
-        for name, options in (("plain", {}), ("reused", self.reuse)):
+        runs: tuple[tuple[str, Mapping[str, Any]], ...] = (("plain", {}), ("reused", self.reuse))
+        for name, options in runs:
             whole, logs, _ = self.run(tmp_path / name, options=options, **arguments, **saving)
             checkpoint = str(tmp_path / name / "checkpoint-2")
-            again = {"options": options, "resume_from_checkpoint": checkpoint}
+            again: dict[str, Any] = {"options": options, "resume_from_checkpoint": checkpoint}
             resumed, rest, _ = self.run(tmp_path / f"{name}-resumed", **again, **arguments, **saving)
-            assert _losses(rest)[-2:] == _losses(logs)[2:], name
-            assert _moved(whole.bundle, resumed.bundle) == [], name
+            assert losses(rest)[-2:] == losses(logs)[2:], name
+            assert moved(whole.bundle, resumed.bundle) == [], name
 
     def test_the_seed_decides_everything(self, tmp_path: Path) -> None:
         """The same seed gives the same completions and bits, whatever the global generators' state; another
@@ -282,12 +287,12 @@ class OnlineStageContract(Contract):
         for state, seed in ((1, 42), (2, 42), (2, 43)):
             torch.manual_seed(state)
             random.seed(state)
-            size = {"max_steps": 2, "per_device_train_batch_size": 4}
+            size: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 4}
             results.append(self.run(tmp_path / f"{state}{seed}", seed=seed, **size))
         ids = [[reply.token_ids for _, replies, _ in seen for reply in replies] for *_, seen in results]
         assert ids[0] == ids[1]
         assert ids[0] != ids[2]
-        assert _moved(results[0][0].bundle, results[1][0].bundle) == []
+        assert moved(results[0][0].bundle, results[1][0].bundle) == []
 
     def test_evaluation_changes_nothing(self, tmp_path: Path) -> None:
         """A run that evaluates at every step gives the same bits as one that never does."""
@@ -295,7 +300,7 @@ class OnlineStageContract(Contract):
         evaluation: dict[str, Any] = {"do_eval": True, "eval_strategy": "steps", "eval_steps": 1}
         without, _, _ = self.run(tmp_path / "without", **arguments)
         with_it, _, _ = self.run(tmp_path / "with", evaluate=ASKED[:2], **arguments, **evaluation)
-        assert _moved(without.bundle, with_it.bundle) == []
+        assert moved(without.bundle, with_it.bundle) == []
 
 
 def _logp(module: Any, prompt: Sequence[int], reply: Sequence[int]) -> Any:
@@ -311,5 +316,7 @@ def _distance(first: ModelBundle, second: ModelBundle) -> float:
     """The greatest difference of two models' weights."""
     others = dict(second.module.named_parameters())
     return max(
-        float((p - others[name]).abs().max()) for name, p in first.module.named_parameters() if name in others
+        float((p - others[name]).abs().max().detach())
+        for name, p in first.module.named_parameters()
+        if name in others
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tkernel import StageResult, hookimpl
 from tkernel.errors import Problem
@@ -39,6 +39,11 @@ class LeaveOneOut:
     rows = "prompt"
     training_arguments = "transformers.training_args:TrainingArguments"
     models: ClassVar[Mapping[str, str]] = {"reference": "ref_model", "reward": "reward_model"}
+    contract: ClassVar[Mapping[str, Any]] = {
+        "options": {"num_generations": 4, "max_completion_length": 6},
+        "reuse": {"num_iterations": 3},
+        "ignores": "shifted",
+    }
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Rewards that cannot be, batches that hold no whole groups, and what training refuses."""

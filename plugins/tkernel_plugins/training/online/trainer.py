@@ -23,6 +23,7 @@ from tkernel_plugins.training.online.options import OnlineOptions
 from tkernel_plugins.training.online.prompts import Prompt, PromptOrder, read_prompt
 from tkernel_plugins.training.online.rewards import Rewards
 from tkernel_plugins.training.online.samples import Sample, batch_of, completion_logits, logps_of, rows_of
+from tkernel_plugins.training.reference_logps import disable_dropout
 from tkernel_plugins.training.saving import padding_id
 from tkernel_plugins.training.stage_trainer import Batch, StageTrainer
 
@@ -106,9 +107,7 @@ class OnlineTrainer(StageTrainer):
         )
         options = request.options if isinstance(request.options, OnlineOptions) else OnlineOptions()
         if options.disable_dropout:
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = 0.0
+            disable_dropout(self.model)
         self.rewards, self.sampling, self.reference = rewards, sampling, reference
         self.generations, self.eval_generations = generations, eval_generations
         self.steps, self.iterations = steps, iterations
