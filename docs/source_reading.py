@@ -123,7 +123,8 @@ def default_of(value: ast.expr | None) -> tuple[str, str]:
     if "default_factory" in given:
         default = {"dict": "{}", "list": "[]"}.get(ast.unparse(given["default_factory"]), "")
     limits = ast.literal_eval(given["metadata"]) if "metadata" in given else {}
-    return default, ", ".join(f"{BOUND_WORDS[key]} {limit}" for key, limit in limits.items())
+    words = [f"{BOUND_WORDS[key]} {limit}" for key, limit in limits.items() if key in BOUND_WORDS]
+    return default, ", ".join([*words, *(["or a function by reference"] if limits.get("function") else [])])
 
 
 def method_of(node: ast.FunctionDef) -> Method:
