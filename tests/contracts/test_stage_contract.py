@@ -1,6 +1,11 @@
 """The built-in stages keep the contract."""
 
-from tkernel.testing import PreferenceStageContract, StageContract
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tkernel.testing import FeedbackStageContract, PreferenceStageContract, StageContract
+from tkernel.types.conversation import Conversation
 
 
 class TestSft(StageContract):
@@ -12,3 +17,54 @@ class TestDpo(PreferenceStageContract):
     plugin = "dpo"
     log_file = "trainer_log.jsonl"
     options = {"ref_model": "another"}
+
+
+class TestKto(FeedbackStageContract):
+    plugin = "kto"
+    log_file = "trainer_log.jsonl"
+    options = {"ref_model": "another"}
+
+
+class TestRm(PreferenceStageContract):
+    plugin = "rm"
+    log_file = "trainer_log.jsonl"
+    has_reference = False
+    # Without it the bias of the head has no gradient.
+    options = {"center_rewards_coefficient": 0.1}
+
+    def bundle(self):
+        """With a head, which is trained."""
+        from tkernel_plugins.training import value_head
+
+        bundle = super().bundle()
+        value_head.attach(bundle.module, seed=3)
+        return bundle
+
+    def reference_loss(self, bundle, rows):
+        """`-log sigmoid` of the difference between the scores of the last tokens, and their squared sum."""
+        scores = torch.stack([torch.stack(list(self.scores(bundle, row))) for row in rows])
+        losses = -torch.nn.functional.logsigmoid(scores[:, 0] - scores[:, 1])
+        return (losses + 0.1 * scores.sum(1) ** 2).mean()
+
+    def scores(self, bundle, row):
+        """Of the chosen and of the rejected reply, each computed alone."""
+        for side in ("chosen", "rejected"):
+            conversation = Conversation.from_row({**row, "messages": [*row["messages"], *row[side]]})
+            (encoded,) = self.renderer(bundle).encode([conversation])
+            ids = torch.tensor([encoded.input_ids])
+            hidden = bundle.module(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
+            yield bundle.module.v_head.summary(hidden)[0]
+
+    def test_the_weights_of_messages_scale_their_tokens(self, tmp_path):
+        """Not for this stage: it scores replies, not tokens."""
+        pytest.skip("the loss has no tokens")
+
+    def test_the_result_is_saved_and_loads(self, tmp_path):
+        """The output folder holds the model and the head."""
+        from tkernel_plugins.training import value_head
+
+        result, _ = self.run(tmp_path, max_steps=2, per_device_train_batch_size=4)
+        loaded = AutoModelForCausalLM.from_pretrained(result.output_dir)
+        value_head.load(loaded, result.output_dir)
+        trained = result.bundle.module.state_dict()
+        assert all(tensor.equal(trained[name]) for name, tensor in loaded.state_dict().items())

@@ -42,6 +42,16 @@ class PreferenceOptions(ReferenceOptions):
     """Weight of a reply's tokens beyond the length of the shorter one (LD-DPO); unset, all count alike."""
 
 
+@dataclass(frozen=True)
+class FeedbackOptions(ReferenceOptions):
+    """What the loss over judged completions reads."""
+
+    kto_chosen_weight: float = field(default=1.0, metadata={"ge": 0})
+    """Weight of the losses of liked completions."""
+    kto_rejected_weight: float = field(default=1.0, metadata={"ge": 0})
+    """Weight of the losses of the others."""
+
+
 REFERENCE_FREE = ("orpo", "simpo", "sft")
 """Losses without a reference."""
 

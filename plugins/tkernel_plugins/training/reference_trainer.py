@@ -82,7 +82,11 @@ class ReferenceTrainer(StageTrainer):
             return None
         if "parts" in batch:
             return self.reference.of(batch["keys"], batch["parts"], self.args.device).T
-        return self.reference.of_batch(model_input(batch)).view(len(self.data_collator.names), -1)
+        return self.reference_of_batch(self.reference, batch)
+
+    def reference_of_batch(self, reference: Reference, batch: Batch) -> torch.Tensor:
+        """The same of a padded batch without parts, which holds all first sequences, then all second ones."""
+        return reference.of_batch(model_input(batch)).view(len(self.data_collator.names), -1)
 
     # -- the reference -----------------------------------------------------------------------------
 

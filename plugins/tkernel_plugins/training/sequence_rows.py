@@ -16,7 +16,7 @@ from tkernel_plugins.training.fused.branches import Piece
 Row = dict[str, Any]
 """`input_ids` and `position_ids` (1, length); `predicted_by` (tokens,), where in the row each learned token is
 predicted; `targets`, `weights` (tokens,), the sequences one after another; `lengths`, learned tokens of each
-sequence; `pieces`, see `fused.branches`."""
+sequence; `last` (sequences,), where each ends; `pieces`, see `fused.branches`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def row_of(sequences: Sequence[Tokens]) -> Row:
     """One row of `sequences`: the first whole, of the others what differs from the first."""
     first = sequences[0].ids
     ids, positions, pieces = [first], [np.arange(len(first))], [Piece(0, len(first))]
-    predicted, targets, weights, lengths = [], [], [], []
+    predicted, targets, weights, lengths, last = [], [], [], [], []
     end = len(first)
     for sequence in sequences:
         shared = len(first) if sequence is sequences[0] else _common(first, sequence.ids)
@@ -63,12 +63,16 @@ def row_of(sequences: Sequence[Tokens]) -> Row:
             positions.append(np.arange(shared, len(sequence.ids)))
             pieces.append(Piece(end, end + rest, 0, shared))
             end += rest
+            last.append(end - 1)
+        else:
+            last.append(len(sequence.ids) - 1)
     return {
         "input_ids": torch.from_numpy(np.concatenate(ids))[None],
         "position_ids": torch.from_numpy(np.concatenate(positions))[None],
         "predicted_by": torch.from_numpy(np.concatenate(predicted)),
         "targets": torch.from_numpy(np.concatenate(targets)),
         "weights": torch.from_numpy(np.concatenate(weights)),
+        "last": torch.tensor(last),
         "lengths": lengths,
         "pieces": pieces,
     }
@@ -79,9 +83,10 @@ def joined(rows: Sequence[Row]) -> Row:
     starts = np.cumsum([0, *(row["input_ids"].shape[1] for row in rows)]).tolist()
     return {
         **{name: torch.cat([row[name] for row in rows], 1) for name in ("input_ids", "position_ids")},
-        "predicted_by": torch.cat(
-            [row["predicted_by"] + start for row, start in zip(rows, starts, strict=False)]
-        ),
+        **{
+            name: torch.cat([row[name] + start for row, start in zip(rows, starts, strict=False)])
+            for name in ("predicted_by", "last")
+        },
         **{name: torch.cat([row[name] for row in rows]) for name in ("targets", "weights")},
         "lengths": [length for row in rows for length in row["lengths"]],
         "pieces": [

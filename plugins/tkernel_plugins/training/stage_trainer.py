@@ -236,9 +236,8 @@ class StageTrainer(Trainer):
         sums = torch.tensor([noted[name] for name in names], dtype=torch.float64, device=self.args.device)
         if self.args.world_size > 1 and names:
             sums = self.accelerator.gather(sums.unsqueeze(0)).sum(0)
-        return {
-            name: total / max(count, 1e-9) for name, (total, count) in zip(names, sums.tolist(), strict=True)
-        }
+        pairs = zip(names, sums.tolist(), strict=True)
+        return {name: total / count for name, (total, count) in pairs if count}
 
     # -- evaluation --------------------------------------------------------------------------------
 

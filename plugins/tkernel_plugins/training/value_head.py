@@ -4,10 +4,14 @@ The head is a part of the transformers model that it stands on, `model.v_head`, 
 checkpointed with it. On disk it is `value_head.safetensors` beside the model or adapter, with the names that
 TRL's `AutoModelForCausalLMWithValueHead` uses: `v_head.summary.weight` (1, width), `v_head.summary.bias` (1,).
 LLaMA-Factory reads and writes the same file, for reward models and PPO.
+
+A `ScoreHead`, `model.score`, is that of transformers' models for sequence classification with one label, and is
+saved with them; see `score_head`. Everything here but `save` is for either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,8 @@ from tkernel.errors import TkError
 
 NAME = "v_head"
 """The head's name as a part of the model."""
+SCORE = "score"
+"""The same of a head for classification."""
 FILE, PICKLED = "value_head.safetensors", "value_head.bin"
 
 
@@ -34,36 +40,52 @@ class ValueHead(torch.nn.Module):
         return values
 
 
-def attach(model: Any, *, seed: int | None = None) -> ValueHead:
-    """Give `model` (a causal language model, or a PEFT model around one) a value head, and return it.
+class ScoreHead(torch.nn.Linear):
+    """A linear layer without bias from the model's width to one number, in float32."""
 
-    A head that is there already is returned as it is. A new one is drawn from `seed` as torch draws linear
-    layers, whatever else was drawn before; None leaves it to the global generator.
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1, bias=False, dtype=torch.float32)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., width) to (...), float32."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.to(self.weight.dtype)).squeeze(-1)
+
+
+Head = ValueHead | ScoreHead
+NAMES: Mapping[type[torch.nn.Module], str] = {ValueHead: NAME, ScoreHead: SCORE}
+
+
+def attach(model: Any, *, seed: int | None = None, kind: type[Head] = ValueHead) -> Head:
+    """Give `model` (a causal language model, or a PEFT model around one) a head, and return it.
+
+    A head that is there already, of whatever kind, is returned as it is. A new one is drawn from `seed` as
+    torch draws linear layers, whatever else was drawn before; None leaves it to the global generator.
     """
     base = base_of(model)
     if (present := head_of(model)) is not None:
         return present
     device = base.get_input_embeddings().weight.device
     if seed is None:
-        head = ValueHead(width_of(base))
+        head = kind(width_of(base))
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            head = ValueHead(width_of(base))
-    setattr(base, NAME, head.to(device))
+            head = kind(width_of(base))
+    setattr(base, NAMES[kind], head.to(device))
     return head
 
 
-def head_of(model: Any) -> ValueHead | None:
-    """The value head of `model`, if it has one."""
-    head = getattr(base_of(model), NAME, None)
-    return head if isinstance(head, ValueHead) else None
+def head_of(model: Any) -> Head | None:
+    """The head of `model`, if it has one."""
+    heads = (getattr(base_of(model), name, None) for name in NAMES.values())
+    return next((head for head in heads if isinstance(head, Head)), None)
 
 
 def detach(model: Any) -> None:
-    """Take the value head off, if there is one."""
-    if head_of(model) is not None:
-        delattr(base_of(model), NAME)
+    """Take the head off, if there is one."""
+    if (head := head_of(model)) is not None:
+        delattr(base_of(model), NAMES[type(head)])
 
 
 def values(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -121,7 +143,7 @@ def save(model: Any, folder: str | Path) -> Path:
     from safetensors.torch import save_file
 
     head = head_of(model)
-    if head is None:
+    if not isinstance(head, ValueHead):
         raise TkError(f"{type(base_of(model)).__name__} has no value head to save")
     tensors = {
         f"{NAME}.{name}": tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()
@@ -136,13 +158,15 @@ def has_saved(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in (FILE, PICKLED))
 
 
-def load(model: Any, folder: str | Path) -> ValueHead:
-    """Attach the head in `folder` to `model`, whose own is overwritten, and return it.
+def load(model: Any, folder: str | Path) -> Head:
+    """Attach the value head in `folder` to `model`, whose own is overwritten, and return it.
 
     Raises:
         TkError: there is none in `folder`, or it was made for a model of another width.
     """
     tensors = _read(Path(folder))
+    if isinstance(head_of(model), ScoreHead):
+        detach(model)
     head = attach(model, seed=0)
     wanted = {f"{NAME}.{name}": tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     have = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
