@@ -15,9 +15,9 @@ STEPS = 3
 """Steps of the real model that the test takes; each costs about 25 CPU seconds."""
 
 
-def settings(shared: Path, output_dir: Path, **changes: Any) -> dict[str, Any]:
-    """The settings of `sft_fp32`; only the model, the folders and `changes` are replaced."""
-    golden = json.loads((shared / "golden/losses.json").read_text())["sft_fp32"]["settings"]
+def settings(shared: Path, output_dir: Path, name: str = "sft_fp32", **changes: Any) -> dict[str, Any]:
+    """The settings of the run `name`; only the model, the folders and `changes` are replaced."""
+    golden = json.loads((shared / "golden/losses.json").read_text())[name]["settings"]
     folders = {"dataset_dir": str(shared / "data"), "output_dir": str(output_dir)}
     return {**golden, **folders, **changes}
 
@@ -94,3 +94,20 @@ def test_losses_are_those_of_the_golden_run(shared: Path, smollm2: Path, tmp_pat
     assert [s["learning_rate"] for s in steps] == [s["learning_rate"] for s in golden]
     counted = [s["num_input_tokens_seen"] for s in steps]
     assert counted == [s["num_input_tokens_seen"] for s in golden]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_losses_in_bf16_are_those_of_the_golden_run(shared: Path, smollm2: Path, tmp_path: Path) -> None:
+    config = settings(
+        shared,
+        tmp_path / "out",
+        "sft_bf16",
+        model_name_or_path=str(smollm2),
+        adapter_name_or_path=str(shared / "golden/sft_init_adapter"),
+    )
+    tkernel.run(config)
+    golden = json.loads((shared / "golden/losses.json").read_text())["sft_bf16"]["steps"]
+    state = json.loads((tmp_path / "out/trainer_state.json").read_text())
+    steps = [entry for entry in state["log_history"] if "loss" in entry]
+    assert [s["loss"] for s in steps] == pytest.approx([s["loss"] for s in golden], rel=5e-3)

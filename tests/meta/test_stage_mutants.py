@@ -30,6 +30,7 @@ class Changed(Stage):
     "test_the_weights_of_messages_scale_their_tokens",
     "test_every_row_is_used_once_an_epoch",
     "test_the_evaluation_loss_is_the_mean_over_its_tokens",
+    "test_masked_positions_have_no_gradient",
 )
 class LearnsThePrompt(Changed):
     def encode(self, request, loaded):
@@ -57,6 +58,27 @@ class ForgetsTheWeights(Changed):
     def encode(self, request, loaded):
         samples = super().encode(request, loaded)
         return [(ids, labels, (weights > 0).float()) for ids, labels, weights in samples]
+
+
+@MUTANTS.breaks("test_masked_positions_have_no_gradient")
+class PullsAtThePrompt(Changed):
+    def step(self, module, batch, custom):
+        loss = super().step(module, batch, custom)
+        for ids, *_ in batch:
+            (1e-9 * module(input_ids=ids).logits[:, 0].sum()).backward()
+        return loss
+
+
+@MUTANTS.breaks("test_the_side_of_padding_does_not_matter")
+class PadsWithoutAMask(Changed):
+    def encode(self, request, loaded):
+        left = request.bundle.tokenizer.padding_side == "left"
+        size = (5, 0) if left else (0, 5)
+        fill = torch.nn.functional.pad
+        return [
+            (fill(ids, size, value=3), fill(labels, size, value=-100), fill(weights, size))
+            for ids, labels, weights in super().encode(request, loaded)
+        ]
 
 
 @MUTANTS.breaks("test_nothing_to_train_on_is_an_error")

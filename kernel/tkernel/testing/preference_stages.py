@@ -70,6 +70,9 @@ class PreferenceStageContract(StageContract):
         ]
         return sum(losses) / len(losses)
 
+    def learned_positions(self, bundle: ModelBundle, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replies to one prompt may share its positions."""
+
     def reply(
         self, bundle: ModelBundle, reference: ModelBundle | None, row: Mapping[str, Any], column: str
     ) -> Reply:

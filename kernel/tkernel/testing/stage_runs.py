@@ -65,3 +65,16 @@ def moved(before: ModelBundle, after: ModelBundle) -> list[str]:
     """Names of the parameters that differ in any bit."""
     other = dict(after.module.named_parameters())
     return [name for name, parameter in before.module.named_parameters() if not parameter.equal(other[name])]
+
+
+def pulled_positions(bundle: ModelBundle) -> list[int]:
+    """Filled while the tiny model is trained: of each call, at how many positions what its output layer
+    reads has a gradient."""
+    found: list[int] = []
+
+    def watch(module: Any, given: Any, output: Any) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: found.append(int(gradient.ne(0).any(-1).sum())))
+
+    bundle.module.base_model.norm.register_forward_hook(watch)
+    return found

@@ -14,7 +14,7 @@ from tkernel.errors import TkError
 from tkernel.testing import tiny
 from tkernel.testing.chatml import chatml_renderer
 from tkernel.testing.contract import Contract
-from tkernel.testing.stage_runs import BASE, SAID, losses, moved, recorder, streamed
+from tkernel.testing.stage_runs import BASE, SAID, losses, moved, pulled_positions, recorder, streamed
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.conversation import Conversation, Message, message_to_dict
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
@@ -115,15 +115,16 @@ class StageContract(Contract):
         options: Mapping[str, Any] | None = None,
         dropout: float = 0.0,
         stream: bool = False,
+        bundle: ModelBundle | None = None,
         **arguments: Any,
     ) -> tuple[StageResult, list[dict[str, float]]]:
         """Call the hook: its result, and the logs that a callback was given.
 
         `options` are fields of the stage's `Options` beside the suite's, `arguments` training arguments;
         `dropout` is that of the attention, and with `stream` the rows to train on come from an iterable
-        dataset.
+        dataset; `bundle` is one that a check has done something to.
         """
-        bundle = self.bundle()
+        bundle = bundle or self.bundle()
         for part in bundle.module.modules() if dropout else ():
             if hasattr(part, "attention_dropout"):
                 part.attention_dropout = dropout
@@ -166,20 +167,38 @@ class StageContract(Contract):
         with pytest.raises(TkError):
             self.run(tmp_path, train=(), max_steps=1)
 
+    def learned_positions(self, bundle: ModelBundle, rows: Sequence[Mapping[str, Any]]) -> int | None:
+        """How many positions predict a token that is learned; None where that depends on how rows are joined."""
+        encoded = self.renderer(bundle).encode([Conversation.from_row(row) for row in rows])
+        return sum(int(label != IGNORED) for sample in encoded for label in sample.labels[1:])
+
+    def test_masked_positions_have_no_gradient(self, tmp_path: Path) -> None:
+        """The gradient of what the output layer reads is 0 at all positions but those that predict a learned token."""
+        expected = self.learned_positions(self.bundle(), self.rows(SAID[:4]))
+        if expected is None:
+            pytest.skip("rows of this stage share positions")
+        found = pulled_positions(bundle := self.bundle())
+        self.run(tmp_path, bundle=bundle, max_steps=1, per_device_train_batch_size=4)
+        assert sum(found) == expected
+
+    def test_the_side_of_padding_does_not_matter(self, tmp_path: Path) -> None:
+        """A tokenizer that pads on the left gives the same losses as one that pads on the right."""
+        arguments: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 4}
+        bundle = self.bundle()
+        bundle.tokenizer.padding_side = "left"
+        _, right = self.run(tmp_path / "right", **arguments)
+        _, left = self.run(tmp_path / "left", bundle=bundle, **arguments)
+        assert losses(left) == pytest.approx(losses(right), rel=1e-3, abs=2e-4)
+
     def test_the_split_into_micro_batches_does_not_matter(self, tmp_path: Path) -> None:
-        """1 x 4, 2 x 2 and 4 x 1 samples and accumulation steps give the same series of losses."""
-        series = [
-            losses(
-                self.run(
-                    tmp_path / str(size),
-                    max_steps=3,
-                    per_device_train_batch_size=size,
-                    gradient_accumulation_steps=4 // size,
-                )[1]
-            )
-            for size in (1, 2, 4)
-        ]
-        assert len(series[0]) == 3
+        """1 x 8, 2 x 4 and 8 x 1 samples and accumulation steps, of which only the first have no padding,
+        give the same series of losses."""
+        series = []
+        for size in (1, 2, 8):
+            split: dict[str, Any] = {"per_device_train_batch_size": size, "max_steps": 2}
+            split["gradient_accumulation_steps"] = 8 // size
+            series.append(losses(self.run(tmp_path / str(size), train=SAID, **split)[1]))
+        assert len(series[0]) == 2
         for other in series[1:]:
             assert other == pytest.approx(series[0], rel=1e-3, abs=2e-4)
 

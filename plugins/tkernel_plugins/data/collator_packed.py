@@ -45,7 +45,8 @@ class PackedCollator:
         pad_token_id: the id that fills `input_ids`.
         padded: the length of every row; None pads to the longest.
         separation: how samples are kept apart; None does not.
-        keep_first_labels: learn the first token of a sample too, for blocks of text that run on.
+        run_on: the samples of a row are one text: the first token of each is learned too, and there are no
+            `position_ids`, so positions count on.
         media: the run's media processor; needed only for samples with media.
     """
 
@@ -55,13 +56,13 @@ class PackedCollator:
         *,
         padded: int | None = None,
         separation: Separation | None = None,
-        keep_first_labels: bool = False,
+        run_on: bool = False,
         media: MediaProcessor | None = None,
     ) -> None:
         self.pad_token_id = pad_token_id
         self.padded = padded
         self.separation = separation
-        self.keep_first_labels = keep_first_labels
+        self.run_on = run_on
         self.media = media
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -94,7 +95,9 @@ class PackedCollator:
             samples = [length for row in group for length in lengths[row]]
             batch["position_ids"][index, :start] = torch.cat([torch.arange(length) for length in samples])
             numbers[index, :start] = number_samples(samples)
-        if not self.keep_first_labels:
+        if self.run_on:
+            del batch["position_ids"]
+        else:
             batch["labels"][batch["position_ids"] == 0] = IGNORED
         if self.separation is None:
             batch["attention_mask"] = torch.ones(shape, dtype=torch.long)

@@ -52,6 +52,15 @@ def collator_for(request: StageRequest, rows: str, pad_token_id: int) -> Any:
     Raises:
         TkError: the model mixes samples that must be kept apart, see `separation_of`.
     """
+    from tkernel_plugins.data.collator_text import TextCollator
+
+    collator = _collator(request, rows, pad_token_id)
+    options: PrepareOptions = request.options or PrepareOptions()
+    ignores = rows == "text" and options.ignore_pad_token_for_loss
+    return TextCollator(collator, pad_token_id) if ignores else collator
+
+
+def _collator(request: StageRequest, rows: str, pad_token_id: int) -> Any:
     from tkernel_plugins.data.collator import SupervisedCollator
     from tkernel_plugins.data.collator_packed import PackedCollator
     from tkernel_plugins.training.separation import check_positions, separation_of
@@ -61,7 +70,10 @@ def collator_for(request: StageRequest, rows: str, pad_token_id: int) -> Any:
     packing = packing_of(options, rows, tokenizer)
     if packing is None and not options.padding_free:
         learned = not options.ignore_pad_token_for_loss
-        return SupervisedCollator(pad_token_id, media=request.media, learn_padding=learned)
+        multiple = None if rows == "text" else 8
+        return SupervisedCollator(
+            pad_token_id, pad_to_multiple_of=multiple, media=request.media, learn_padding=learned
+        )
     check_positions(module, has_media=_has_media(request))
     separation = None
     if packing is None or packing.separate:
@@ -76,7 +88,7 @@ def collator_for(request: StageRequest, rows: str, pad_token_id: int) -> Any:
         pad_token_id,
         padded=None if packing is None else packing.padded,
         separation=separation,
-        keep_first_labels=packing is not None and packing.blocks and not packing.separate,
+        run_on=packing is not None and packing.blocks and not packing.separate,
         media=request.media,
     )
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tkernel_plugins.data.collator_packed import PackedCollator, Separation, block_diagonal, number_samples
+from tkernel_plugins.data.collator_text import TextCollator
 
 
 def row(*samples, origin=0, **columns):
@@ -41,8 +42,15 @@ def test_samples_that_see_each_other_have_a_mask_of_ones():
 
 
 def test_a_stream_of_text_learns_the_first_token_of_a_text_from_the_text_before():
-    batch = PackedCollator(3, keep_first_labels=True)([row([5, 6, 7], [8, 9])])
+    batch = PackedCollator(3, run_on=True)([row([5, 6, 7], [8, 9])])
     assert batch["labels"].tolist() == [[5, 6, 7, 8, 9]]
+    assert "position_ids" not in batch
+
+
+def test_the_token_that_fills_rows_is_not_learned_in_texts():
+    batch = TextCollator(PackedCollator(3, run_on=True), 3)([row([5, 3], [8, 3])])
+    assert batch["input_ids"].tolist() == [[5, 3, 8, 3]]
+    assert batch["labels"].tolist() == [[5, -100, 8, -100]]
 
 
 def test_weights_are_one_where_a_row_has_none():

@@ -35,13 +35,18 @@ def applies_to(config: Any, longest: int) -> bool:
     return config._attn_implementation == "sdpa" and layers <= LAYERS and not (window and longest > window)
 
 
-def split_mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
-    """No mask where there is no padding: `split_attention` reads the borders off the position ids."""
+def split_mask(batch_size: int, *args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """No mask for one row that came without one: `split_attention` reads the borders off the position ids.
+
+    A row that came with a mask gets one, even where it hides nothing: its samples see each other.
+    """
     from transformers.masking_utils import sdpa_mask
 
-    if attention_mask is None:
-        return None
-    mask: torch.Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    if batch_size == 1:
+        if kwargs.get("attention_mask") is None:
+            return None
+        kwargs["allow_is_causal_skip"] = False
+    mask: torch.Tensor | None = sdpa_mask(batch_size, *args, **kwargs)
     return mask
 
 
@@ -60,7 +65,8 @@ def split_attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    lengths = _lengths(position_ids, query.shape[2]) if attention_mask is None and len(query) == 1 else [0]
+    alone = attention_mask is not None or len(query) > 1 or query.shape[2] != key.shape[2]
+    lengths = [query.shape[2]] if alone else _lengths(position_ids, query.shape[2])
     if len(lengths) == 1:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return output, None
@@ -80,7 +86,7 @@ def split_attention(
 
 def _lengths(position_ids: torch.Tensor | None, length: int) -> Sequence[int]:
     """Tokens of each sample of the one row."""
-    if position_ids is None or position_ids.shape[-1] != length:
+    if position_ids is None or position_ids.shape != (1, length):
         return [length]
-    starts = position_ids[0].eq(0).nonzero()[:, 0].tolist()
-    return [stop - start for start, stop in zip(starts, [*starts[1:], length], strict=True)]
+    starts = position_ids[0, 1:].eq(0).nonzero()[:, 0].add(1).tolist()
+    return [stop - start for start, stop in zip([0, *starts], [*starts, length], strict=True)]

@@ -12,15 +12,21 @@ from typing import Any
 import torch
 
 from tkernel_plugins.training.fused.precision import computed_in
+from tkernel_plugins.training.losses import PLAIN, Objective
 
 CHUNK = 256
 """Positions whose logits are held at once."""
 
 
 def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, coefficients: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    coefficients: torch.Tensor,
+    objective: Objective = PLAIN,
+    anchor: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """The sum of `coefficients * cross_entropy(hidden @ weight.T, targets)`, a scalar in float32.
+    """The sum of `coefficients * objective(hidden @ weight.T, targets)`, a scalar in float32.
 
     Gradients are computed with the loss, from the same logits, as in Liger's fused linear cross entropy
     (Hsu et al. 2024, arXiv:2410.10989).
@@ -30,9 +36,23 @@ def linear_cross_entropy(
         weight: (vocabulary, width), of the output layer.
         targets: (positions,), the token that each position predicts.
         coefficients: (positions,), float32; no gradient flows to them.
+        objective: the loss of a token, by default its cross entropy.
+        anchor: hidden states and output weight of the reference of an objective that has one.
     """
-    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, coefficients)
+    loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, coefficients, objective, anchor)
     return loss
+
+
+@torch.no_grad()
+def linear_right(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """How many targets get the highest logit, a scalar; arguments as in `linear_cross_entropy`."""
+    dtype = computed_in(hidden)
+    inputs, matrix = hidden.to(dtype), weight.to(dtype)
+    right = torch.zeros((), dtype=torch.long, device=hidden.device)
+    for start in range(0, len(targets), CHUNK):
+        part = slice(start, start + CHUNK)
+        right += (inputs[part] @ matrix.T).argmax(-1).eq(targets[part]).sum()
+    return right
 
 
 def linear_logps(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -47,7 +67,13 @@ def linear_logps(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tens
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        scale: torch.Tensor,
+        objective: Objective,
+        anchor: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
         dtype = computed_in(hidden)
         inputs, matrix = hidden.to(dtype), weight.to(dtype)
@@ -56,11 +82,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=_summed_in(dtype), device=hidden.device)
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
-            logps, probabilities = _softmax(inputs[part] @ matrix.T, targets[part])
-            loss -= (logps * scale[part]).sum()
-            if of_hidden is None and of_weight is None:
-                continue
-            gradient = _of_logits(probabilities, targets[part], scale[part]).to(dtype)
+            logits = inputs[part] @ matrix.T
+            if objective.is_plain:
+                logps, probabilities = _softmax(logits, targets[part])
+                value = -(logps * scale[part]).sum()
+                gradient = _of_logits(probabilities, targets[part], scale[part]).to(dtype)
+            else:
+                anchors = None if anchor is None else anchor[0][part].to(dtype) @ anchor[1].to(dtype).T
+                value, gradient = _differentiated(objective, logits, targets[part], scale[part], anchors)
+                gradient = gradient.to(dtype)
+            loss += value
             if of_hidden is not None:
                 of_hidden[part] = gradient @ matrix
             if of_weight is not None:
@@ -75,8 +106,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (
             None if of_hidden is None else of_hidden * gradient.to(of_hidden.dtype),
             None if of_weight is None else (of_weight * gradient).to(ctx.dtype),
-            None,
-            None,
+            *[None] * 4,
         )
 
 
@@ -105,6 +135,21 @@ class _LinearLogps(torch.autograd.Function):
             if of_weight is not None:
                 of_weight += of_logits.T @ inputs[part]
         return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None
+
+
+def _differentiated(
+    objective: Objective,
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    scale: torch.Tensor,
+    anchors: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scaled sum of an objective, and its gradient with respect to the logits."""
+    logits = logits.to(_summed_in(logits.dtype)).detach().requires_grad_()
+    with torch.enable_grad():
+        losses = objective.losses(logits, targets, None if anchors is None else anchors.to(logits.dtype))
+        value = (losses * scale).sum()
+    return value.detach(), torch.autograd.grad(value, logits)[0]
 
 
 def _softmax(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

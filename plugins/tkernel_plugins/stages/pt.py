@@ -1,0 +1,69 @@
+"""Stage `pt`: further pretraining on documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tkernel import StageResult, hookimpl
+from tkernel.errors import Problem
+from tkernel.types.check import CheckRequest
+from tkernel.types.requests import StageRequest
+from tkernel_plugins.data.options import PrepareOptions
+from tkernel_plugins.training.fused.options import FusedOptions
+from tkernel_plugins.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class Options(PrepareOptions, TrainingOptions, FusedOptions):
+    """Options of `stage: pt`."""
+
+
+class Pretraining:
+    """Next-token prediction on whole documents, by default in blocks of `cutoff_len` tokens without a gap."""
+
+    name = "pt"
+    Options = Options
+    rows = "text"
+    training_arguments = "transformers.training_args:TrainingArguments"
+
+    def check(self, request: CheckRequest) -> Iterable[Problem]:
+        """Training arguments that contradict each other, the data or this machine."""
+        from tkernel_plugins.training.checks import check_training
+
+        return check_training(request)
+
+    @hookimpl
+    def train_stage(self, request: StageRequest) -> StageResult:
+        """Check the arguments, prepare the data, train, evaluate, save."""
+        from tkernel_plugins.data.prepare import prepare
+        from tkernel_plugins.training.arguments import build_arguments, resume_of
+        from tkernel_plugins.training.joining import collator_for
+        from tkernel_plugins.training.memory import settle_checkpointing
+        from tkernel_plugins.training.optimisation import optimizer_of
+        from tkernel_plugins.training.saving import padding_id, processing_class
+        from tkernel_plugins.training.session import run
+        from tkernel_plugins.training.trainer import SupervisedTrainer
+
+        arguments, options = build_arguments(request), request.options
+        resume = resume_of(request)
+        collator = collator_for(request, self.rows, padding_id(request.bundle.tokenizer))
+        prepared = prepare(request, self.rows)
+        trainer = SupervisedTrainer(
+            request.bundle.module,
+            arguments,
+            loss=request.slots.take("loss"),
+            optimizer=optimizer_of(request),
+            accuracy=options.compute_accuracy,
+            fused=options.fused,
+            longest=options.cutoff_len,
+            train_dataset=prepared.train,
+            eval_dataset=prepared.eval,
+            data_collator=collator,
+            processing_class=processing_class(request.bundle, request.renderer),
+        )
+        memory = settle_checkpointing(trainer, request)
+        return run(trainer, request, resume=resume, data=[*prepared.report.lines(), *memory])
+
+
+STAGE = Pretraining()
