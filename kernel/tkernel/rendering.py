@@ -71,6 +71,8 @@ class SegmentRenderer:
         added_tokens: what the template added to the tokenizer.
         efficient_eos: replies have no terminator of their own: one end-of-sequence token follows the
             last reply, and after an earlier one it is learned in place of the next prompt's first token.
+        masked_ends: `mask_history` leaves that label on the first token of every prompt but the last
+            (LLaMA-Factory's rule, by which ends of masked replies are learned).
         end_of_text: what follows a document in training on text; None: the tokenizer's end-of-sequence token.
         parse: a generated reply -> a message; default: the text as the content.
         jinja: the template as a Jinja chat template, made when asked for.
@@ -87,6 +89,7 @@ class SegmentRenderer:
         stop_words: Sequence[str] = (),
         added_tokens: Sequence[str] = (),
         efficient_eos: bool = False,
+        masked_ends: bool = False,
         end_of_text: str | None = None,
         parse: Callable[[str], Message] | None = None,
         jinja: Callable[[], str | None] | None = None,
@@ -95,6 +98,7 @@ class SegmentRenderer:
         self.tokenizer = tokenizer
         self.added_tokens = tuple(added_tokens)
         self.efficient_eos = efficient_eos
+        self.masked_ends = masked_ends
         self.end_of_text = end_of_text
         self._turns_of = turns_of
         self._last_turns_of = last_turns_of or turns_of
@@ -149,6 +153,7 @@ class SegmentRenderer:
         segments = [s for turns in batch for turn in turns for s in (*turn.prompt, *turn.reply)]
         encoded = iter(self._encoder.arrays(segments))
         flat = Flat(self._encoder.token_id(self.tokenizer.eos_token) if self.efficient_eos else None)
+        left = self.masked_ends and mask_history
         for turns in batch:
             for number, turn in enumerate(turns, start=1):
                 trained = not mask_history or number == len(turns)
@@ -156,6 +161,8 @@ class SegmentRenderer:
                 for _ in turn.prompt:
                     flat.ids += next(encoded)
                 flat.middles.append(len(flat.ids))
+                ends = (number > 1 and flat.trained[-1]) or (left and number < len(turns))
+                flat.ended.append(ends and len(flat.ids) > flat.starts[-1])
                 for _ in turn.reply:
                     flat.ids += next(encoded)
                 flat.trained.append(trained if turn.trained is None else turn.trained)
@@ -197,7 +204,7 @@ class Flat:
     Turn `t` has its prompt at `starts[t]:middles[t]` and its reply at `middles[t]:starts[t + 1]`, of which
     `trained[t]` says whether it is learned, with `weights[t]`. Conversation `n` has the turns
     `turns[n]:turns[n + 1]`. `end` is the id that ends conversations (it belongs to the last reply) and, as a
-    label of the next prompt's first token, earlier replies; None where replies have their own terminator.
+    label of the first token of the next prompt, `ended[t]`, earlier ones; None where replies have a terminator.
     """
 
     end: int | None = None
@@ -205,6 +212,7 @@ class Flat:
     starts: list[int] = field(default_factory=list)
     middles: list[int] = field(default_factory=list)
     trained: list[bool] = field(default_factory=list)
+    ended: list[bool] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     turns: list[int] = field(default_factory=lambda: [0])
 
@@ -222,8 +230,9 @@ class Flat:
             if self.trained[turn]:
                 labels[middle:stop] = input_ids[middle:stop]
             weights[middle:stop] = [self.weights[turn]] * (stop - middle)
-            if self.end is not None and turn > first and self.trained[turn - 1] and begin < middle:
-                labels[begin], weights[begin] = self.end, self.weights[turn - 1]
+            if self.end is not None and self.ended[turn]:
+                labels[begin] = self.end
+                weights[begin] = self.weights[turn - 1] if turn > first else 1.0
             spans += [(begin, middle, turn - first, "prompt"), (middle, stop, turn - first, "reply")]
         weighted = any(weight != 1.0 for weight in self.weights[first:last])
         return Encoded(input_ids, labels, spans, weights if weighted else None)

@@ -140,6 +140,11 @@ def test_the_end_of_a_sequence_replaces_a_terminator_that_replies_lack() -> None
     assert len(used.encode([talk("a", "bbbb")], cutoff_len=4)[0].input_ids) == 4
     with pytest.raises(TkError, match="cannot train on prompts"):
         used.encode([talked], train_on_prompt=True)
+    used.masked_ends = True
+    long = talk("a", "b", "c", "d", "e", "f")
+    ends = [i for i, label in enumerate(used.encode([long], mask_history=True)[0].labels) if label == 0]
+    assert used.tokenizer.decode([0]) == "</s>"
+    assert ends == [0, 3, 9]
 
 
 def test_weights_are_on_the_reply_they_belong_to() -> None:

@@ -55,6 +55,8 @@ class TemplateContract(Contract):
     efficient_eos: ClassVar[bool] = False
     """Replies have no terminator of their own; after an earlier one, the end-of-sequence token is
     learned in place of the next prompt's first token."""
+    masked_ends: ClassVar[bool] = False
+    """With `mask_history` that token is learned there after masked replies too, as in LLaMA-Factory."""
 
     def renderer(self, tokenizer: Any = None) -> Renderer:
         """Call the hook."""
@@ -72,6 +74,15 @@ class TemplateContract(Contract):
         except DataError:
             return THREE_TURNS.replace(messages=THREE_TURNS.turns)
         return THREE_TURNS
+
+    def last_of(self, renderer: Renderer, conversation: Conversation) -> Encoded:
+        """A conversation with `mask_history`; the ends that `masked_ends` allows are checked and left out."""
+        encoded = renderer.encode([conversation], mask_history=True)[0]
+        if self.masked_ends:
+            for start in [start for start, _, _, part in encoded.spans if part == "prompt"]:
+                assert encoded.labels[start] in (IGNORED, self.tokenizer.eos_token_id)
+                encoded.labels[start] = IGNORED
+        return encoded
 
     def decode(self, ids: list[int]) -> str:
         """Ids as text, special tokens spelled out."""
@@ -114,7 +125,9 @@ class TemplateContract(Contract):
         renderer = self.renderer()
         three = self.three_turns(renderer)
         for conversation, mask_history in ((ONE_TURN, False), (ONE_TURN, True), (three, True)):
-            encoded = renderer.encode([conversation], mask_history=mask_history)[0]
+            encoded = (
+                self.last_of(renderer, conversation) if mask_history else renderer.encode([conversation])[0]
+            )
             asked = conversation.replace(messages=conversation.messages[:-1])
             prompt = renderer.prompt_ids(asked)
             assert encoded.input_ids[: len(prompt)] == prompt
@@ -204,10 +217,11 @@ class TemplateContract(Contract):
             assert whole.input_ids[: len(ids)] == ids
 
     def test_mask_history_supervises_the_last_reply_alone(self) -> None:
-        """With `mask_history` one stretch is supervised: the last reply."""
+        """With `mask_history` one stretch is supervised: the last reply. With `masked_ends` the tokens that
+        end earlier ones may be too, where prompts begin."""
         renderer = self.renderer()
         three = self.three_turns(renderer)
-        stretches = list(_supervised(renderer.encode([three], mask_history=True)[0]))
+        stretches = list(_supervised(self.last_of(renderer, three)))
         assert len(stretches) == 1
         assert three.messages[-1].content in self.decode(stretches[0])
 
@@ -229,7 +243,7 @@ class TemplateContract(Contract):
         assert len(stretches) == 2
         assert not any("stopped" in stretch for stretch in stretches)
         on = with_message(three, -3, train=True)
-        stretches = [self.decode(ids) for ids in _supervised(renderer.encode([on], mask_history=True)[0])]
+        stretches = [self.decode(ids) for ids in _supervised(self.last_of(renderer, on))]
         assert len(stretches) == 2
         assert "stopped" in stretches[0]
 

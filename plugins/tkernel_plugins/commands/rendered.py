@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -23,7 +25,8 @@ from tkernel_plugins.data.formats import BadRow, Row, kind_of
 from tkernel_plugins.data.tagged import OPENAI_TAGS, sample_of
 from tkernel_plugins.data.today import today_is
 
-_KEPT = 16  # renderers, the most recently used; each has a tokenizer of its own
+_KEPT = 16  # renderers, and tokenizers, the most recently used; a copy of one takes long
+_NAMED = re.compile(rb'"template"\s*:\s*"[^"]*"')
 _COLUMNS = {"messages": "messages", "system": "system", "tools": "tools"}
 _ROLES = {"observation": "tool", "function": "tool_call"}
 
@@ -67,6 +70,7 @@ class Renderings:
         if template is not None and is_door(template, self._index):
             self._index = self._index.adding(open_door(template))
         self._renderer = functools.lru_cache(maxsize=_KEPT)(self._make)
+        self._tokenizer = functools.lru_cache(maxsize=_KEPT)(lambda _: copy.deepcopy(self._pristine))
 
     def of_file(self, file: Path, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The rendering of the conversation in a JSON file; `defaults` as in `of_line`.
@@ -82,15 +86,29 @@ class Renderings:
         Raises:
             TkError: the file cannot be read.
         """
-        for line in _read(file).removeprefix(b"\xef\xbb\xbf").splitlines():
-            try:
-                yield self.of_line(line.decode("utf-8"), defaults)
-            except TkError as error:
-                yield {"error": str(error)}
-            except UnicodeDecodeError as error:
-                yield {"error": f"the line is not UTF-8: {error}"}
-            except Exception as error:  # a template of somebody else's may raise anything
-                yield {"error": f"{type(error).__name__}: {error}"}
+        lines = _read(file).removeprefix(b"\xef\xbb\xbf").splitlines()
+        # Template by template: the next one needs a tokenizer of its own.
+        groups: dict[bytes, list[int]] = {}
+        for number, line in enumerate(lines):
+            named = _NAMED.search(line)
+            groups.setdefault(named[0] if named else b"", []).append(number)
+        made: dict[int, dict[str, Any]] = {}
+        waiting = 0
+        for number in itertools.chain.from_iterable(groups.values()):
+            made[number] = self._of_line_or_error(lines[number], defaults)
+            while waiting in made:
+                yield made.pop(waiting)
+                waiting += 1
+
+    def _of_line_or_error(self, line: bytes, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self.of_line(line.decode("utf-8"), defaults)
+        except TkError as error:
+            return {"error": str(error)}
+        except UnicodeDecodeError as error:
+            return {"error": f"the line is not UTF-8: {error}"}
+        except Exception as error:  # a template of somebody else's may raise anything
+            return {"error": f"{type(error).__name__}: {error}"}
 
     def of_line(self, line: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The rendering of a conversation in JSON; what the line does not say is said by `defaults`.
@@ -142,7 +160,8 @@ class Renderings:
             if value and key not in known:
                 raise DataError(f"template {name!r} has no option `{key}`")
         bound = declared(**{key: value for key, value in options if key in known}) if declared else None
-        tokenizer = copy.deepcopy(self._pristine)
+        # A template that declares its stop words adds those to the tokenizer, whatever its options.
+        tokenizer = self._tokenizer(name if hasattr(plugin, "stop_words") else (name, options))
         request = TemplateRequest(name, tokenizer, options=bound)
         return plugin.render_template(request), tokenizer, plugin
 

@@ -33,9 +33,8 @@ def plain_samples(
     learned = _learned(flat, starts, trained, train_on_prompt)
     labels = np.where(learned, ids, np.int32(IGNORED))
     if flat.end is not None:
-        later = np.setdiff1d(np.arange(1, len(trained)), turns)
-        later = later[trained[later - 1] & (np.asarray(flat.middles)[later] > starts[later])]
-        labels[starts[later]], learned[starts[later]] = flat.end, True
+        ended = starts[:-1][np.asarray(flat.ended, dtype=bool)]
+        labels[ended], learned[ended] = flat.end, True
     counts = _counted(learned, offsets[:-1], offsets[1:])
     # Nothing predicts the first token.
     first = _counted(learned, offsets[:-1], np.minimum(offsets[:-1] + 1, len(ids)))

@@ -17,6 +17,7 @@ from tkernel.types.conversation import Conversation, Message
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Encoded, Renderer
 from tkernel_plugins.data.media_places import MediaPlaces, expanded, has_media
+from tkernel_plugins.data.samples import IGNORED
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class SideEncoder:
         """
         written = [expanded(conversation, self.media) for conversation in given]
         whole = self.renderer.encode(written, mask_history=True)
-        return [
-            Side(conversation, expansion, encoded, _start(conversation, encoded, length))
-            for conversation, expansion, encoded, length in zip(
-                given, written, whole, completions, strict=True
-            )
-        ]
+        sides = []
+        for conversation, expansion, encoded, length in zip(given, written, whole, completions, strict=True):
+            start = _start(conversation, encoded, length)
+            encoded.labels[:start] = [IGNORED] * start
+            sides.append(Side(conversation, expansion, encoded, start))
+        return sides
 
     def too_long(self, *sides: Side) -> bool:
         """Whether a side is longer than `cutoff_len`, and such samples are not used."""

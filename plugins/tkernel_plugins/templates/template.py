@@ -89,6 +89,7 @@ class Template:
         return {
             "special_tokens": tuple(dict.fromkeys((*SPECIAL_TOKENS, *named))),
             "efficient_eos": self.efficient_eos,
+            "masked_ends": self.efficient_eos,
             "reply_prefix": thought + re.escape(before),
             "terminator": re.escape(after + eos if self.efficient_eos else after),
             "markup": ("<think>", "</think>", *(word.strip() for word in self.thought_words)),
@@ -146,6 +147,7 @@ class Template:
             stop_words=writer.terminators(self.stop_words),
             added_tokens=added,
             efficient_eos=self.efficient_eos,
+            masked_ends=True,
             end_of_text=self.end_of_text,
             parse=partial(parse_reply, writer),
             jinja=partial(chat_template, writer),

@@ -71,6 +71,8 @@ class Writer:
             check_tools(conversation.tools)
             tools = self.tools.describe(conversation.tools)
             system = system + (tools.without_leading("\n") if self.strip_tools and not system else tools)
+        elif conversation.empty_tools:
+            system = system + self.tools.without_tools
         written = self._fill(self.system, system, "system")
         if self.system_in_user:
             return opening, join("", [Text(segment.text, segment.typed) for segment in written])
@@ -120,13 +122,6 @@ class Writer:
         if said and not self.text_before_calls:
             raise DataError(
                 f"the template has no place for what a reply says before its calls: {said[:60]!r}"
-            )
-        # LLaMA-Factory writes a thought in other words only where a line break separates it from the calls.
-        if text.text.endswith("</think>") and self.thought_words[1].strip() != "</think>":
-            raise DataError(
-                f"before the calls of a reply stands a thought in <think> tags, but this template's stand "
-                f"between {self.thought_words[0]!r} and {self.thought_words[1]!r}",
-                hint="Give the thought as `reasoning` of the message instead.",
             )
         return text
 

@@ -90,7 +90,7 @@ def test_all_golden_conversations_in_one_call(
 
 
 def test_ids_and_labels_in_one_call(shared: Path, smollm2: Path, tmp_path: Path) -> None:
-    rows = [r for r in goldens(shared, "sft_labels") if not (r["template"] == "glm4" and r["options"])]
+    rows = goldens(shared, "sft_labels")
     lines = [
         {
             "template": row["template"],

@@ -129,10 +129,14 @@ def test_between_a_thought_and_calls_stands_what_llama_factory_writes(
     assert f"<think>\nW.\n</think>{glm4_7}\n<tool_call>f" in renderer("glm4_7").text(conversation)
 
 
-def test_a_thought_in_other_words_before_a_call_is_a_data_error(renderer: Renderers) -> None:
+def test_an_empty_list_of_tools_is_written_where_the_template_writes_lists(renderer: Renderers) -> None:
+    conversation = question(Message("assistant", "b")).replace(empty_tools=True)
+    assert "<|system|><|tool|>[]<|/tool|><|end|>" in renderer("phi4_mini").text(conversation)
+
+
+def test_a_thought_in_other_words_before_a_call_is_content(renderer: Renderers) -> None:
     reply = Message("assistant", "<think>\nWell.\n</think>", (ToolCall("look_up", "{}"),))
-    with pytest.raises(DataError, match="a thought in <think> tags"):
-        renderer("kimi_vl").text(question(reply))
+    assert "</think>Action: look_up" in renderer("kimi_vl").text(question(reply))
     apart = replace(reply, content=f"{reply.content}\n\n")
     assert "</think>\n\nAction: look_up" in renderer("kimi_vl").text(question(apart))
     apart = replace(reply, content="", reasoning="Well.")

@@ -29,6 +29,8 @@ class ToolFormat:
     read: Callable[[str], tuple[str, list[ToolCall]] | None]
     jinja_tools: str
     jinja_calls: str
+    without_tools: str = ""
+    """What is written for a list of tools that is there and empty (`"tools": "[]"`)."""
 
     def __str__(self) -> str:
         return self.name

@@ -45,6 +45,7 @@ PHI4_MINI = Template(
         name="phi4_mini",
         describe=_describe,
         jinja_tools="{{- '<|tool|>' + tools | tojson + '<|/tool|>' }}",
+        without_tools="<|tool|>[]<|/tool|>",
     ),
     stop_words=("<|end|>",),
     replace_eos=True,
