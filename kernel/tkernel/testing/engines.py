@@ -14,7 +14,7 @@ from tkernel.testing.chatml import chatml_renderer
 from tkernel.testing.contract import Contract
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.conversation import Conversation, Message
-from tkernel.types.engine import Delta, Engine, Sampling
+from tkernel.types.engine import Delta, Engine, Prompt, RequestSampling, Sampling
 from tkernel.types.requests import EngineRequest
 
 GREEDY = Sampling(do_sample=False, max_new_tokens=10)
@@ -136,6 +136,100 @@ class EngineContract(Contract):
             engine.close()
         assert drawn[0] == drawn[1]
         assert drawn[0] != drawn[2]
+
+    def test_a_seed_decides_a_reply_whatever_else_is_asked(self) -> None:
+        """A request with a seed gives the same reply in any engine, at any time."""
+        sampling = RequestSampling(temperature=1.5, top_p=1.0, top_k=0, max_new_tokens=12, seed=7)
+        engine = self.engine(seed=5)
+        first = engine.reply([_asking("Hi")], sampling)[0]
+        engine.reply([_asking("Hi")], replace(sampling, seed=None))
+        again = engine.reply([_asking("Hi")], sampling)[0]
+        other = engine.reply([_asking("Hi")], replace(sampling, seed=8))[0]
+        engine.close()
+        assert first.token_ids == again.token_ids
+        assert first.token_ids != other.token_ids
+
+    def test_n_replies_to_each_conversation_come_in_order(self) -> None:
+        """Replies `c * n` to `c * n + n - 1` are those to conversation `c`, and each is drawn on its own."""
+        engine = self.engine()
+        conversations = [_asking(question) for question in QUESTIONS]
+        replies = engine.reply(conversations, replace(GREEDY, n=2))
+        expected = [reply.token_ids for reply in engine.reply(conversations, GREEDY) for _ in range(2)]
+        drawn = engine.reply(
+            conversations[:1], Sampling(temperature=1.5, top_p=1.0, top_k=0, max_new_tokens=24, n=2)
+        )
+        engine.close()
+        assert [reply.token_ids for reply in replies] == expected
+        assert drawn[0].token_ids != drawn[1].token_ids
+
+    def test_a_stop_text_ends_the_reply(self) -> None:
+        """The reply ends before the first stop text, for `stop`; nothing of a stop text is ever streamed."""
+        engine = self.engine(scripted_bundle(SCRIPT))
+        for stop, text in ((("😀!", "x"), "oé"), (("é😀",), "o"), (("!o",), SCRIPT)):
+            deltas = list(engine.stream([_asking("Hi")], replace(GREEDY, stop=stop)))
+            assert "".join(delta.text for delta in deltas) == text
+            assert deltas[-1].finish_reason == "stop"
+        engine.close()
+
+    def test_log_probabilities_equal_teacher_forcing(self) -> None:
+        """Those of a forward pass over prompt and reply, before temperature and filters, and the most likely."""
+        import torch
+
+        bundle = self.bundle()
+        engine = self.engine(bundle)
+        sampling = Sampling(temperature=1.5, top_p=0.9, top_k=9, max_new_tokens=8, logprobs=2)
+        for question in QUESTIONS:
+            prompt = chatml_renderer(bundle.tokenizer).prompt_ids(_asking(question))
+            reply = engine.reply([_asking(question)], sampling)[0]
+            assert reply.prompt_tokens == len(prompt)
+            with torch.no_grad():
+                logits = bundle.module(input_ids=torch.tensor([[*prompt, *reply.token_ids]])).logits[0]
+            expected = logits.float().log_softmax(-1)[len(prompt) - 1 : -1]
+            assert [given.token_id for given in reply.logprobs] == list(reply.token_ids)
+            for row, given in zip(expected, reply.logprobs, strict=True):
+                assert abs(given.logprob - float(row[given.token_id])) < 1e-3
+                assert [token for token, _ in given.top] == row.topk(2).indices.tolist()
+                assert abs(given.top[0][1] - float(row.max())) < 1e-3
+        engine.close()
+
+    def test_a_prompt_is_continued_without_a_template(self) -> None:
+        """`Prompt` gives ids, or text, that the model goes on from."""
+        bundle = self.bundle()
+        engine = self.engine(bundle)
+        ids = bundle.tokenizer("Who runs the inn").input_ids
+        expected = _continued(bundle, ids, GREEDY.max_new_tokens)
+        for prompt in (Prompt("Who runs the inn"), Prompt(ids=tuple(ids))):
+            assert list(engine.reply([prompt], GREEDY)[0].token_ids) == expected
+        engine.close()
+
+    def test_callers_at_the_same_time_get_their_own_replies(self) -> None:
+        """Four threads that ask at once are answered as if each were alone."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        engine = self.engine()
+        asked = [*QUESTIONS, "Hello there"]
+        alone = [engine.reply([_asking(question)], GREEDY)[0].token_ids for question in asked]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            replies = list(pool.map(lambda question: engine.reply([_asking(question)], GREEDY)[0], asked))
+        engine.close()
+        assert [reply.token_ids for reply in replies] == alone
+
+    def test_a_grammar_is_held_or_refused(self) -> None:
+        """A reply after a JSON schema is valid, or the engine raises a TkError at once."""
+        import json
+
+        engine = self.engine()
+        schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+        sampling = RequestSampling(
+            temperature=1.0, max_new_tokens=64, grammar=json.dumps({**schema, "additionalProperties": False})
+        )
+        try:
+            reply = engine.reply([_asking("Hi")], sampling)[0]
+        except TkError:
+            return
+        finally:
+            engine.close()
+        assert json.loads(reply.text) in ({"ok": True}, {"ok": False})
 
     def test_sampling_follows_its_filters(self) -> None:
         """Where only the best token is left by `top_k` or `top_p`, or by a temperature near 0, sampling is greedy."""
@@ -270,12 +364,16 @@ def _reference(
     bundle: ModelBundle, conversation: Conversation, count: int, penalty: float = 1.0
 ) -> list[int]:
     """Ids of the greedy reply, a full forward pass for each."""
+    prompt = chatml_renderer(bundle.tokenizer).prompt_ids(conversation)
+    return _continued(bundle, prompt, count, penalty)
+
+
+def _continued(bundle: ModelBundle, prompt: list[int], count: int, penalty: float = 1.0) -> list[int]:
     import torch
 
-    renderer = chatml_renderer(bundle.tokenizer)
-    prompt = renderer.prompt_ids(conversation)
+    stop_ids = chatml_renderer(bundle.tokenizer).stop_ids
     ids: list[int] = []
-    while len(ids) < count and (not ids or ids[-1] not in renderer.stop_ids):
+    while len(ids) < count and (not ids or ids[-1] not in stop_ids):
         with torch.no_grad():
             logits = bundle.module(input_ids=torch.tensor([prompt + ids])).logits[0, -1]
         for token in {*prompt, *ids}:

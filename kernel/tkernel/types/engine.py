@@ -22,20 +22,59 @@ class Sampling:
     repetition_penalty: float = field(default=1.0, metadata={"gt": 0})
     length_penalty: float = 1.0
     skip_special_tokens: bool = True
+    stop: tuple[str, ...] = ()
+    """Texts that end a reply; they are not part of its text."""
+    logprobs: int | None = field(default=None, metadata={"ge": 0, "le": 20})
+    """Give each token's log-probability and those of so many most likely tokens; None gives none."""
+    n: int = field(default=1, metadata={"ge": 1, "le": 128})
+    """Replies to each conversation."""
+
+
+@dataclass(frozen=True)
+class RequestSampling(Sampling):
+    """What one call may ask for beside: no keys of a run."""
+
+    seed: int | None = None
+    """Reply number `index` draws from a generator that starts at `seed + index`; None: from the engine's."""
+    adapter: str | None = None
+    """Name of an adapter that the engine holds; None is the model as it was loaded."""
+    grammar: str | None = None
+    """A JSON schema, as JSON text, that the reply must satisfy; engines that cannot do it raise a `TkError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Text to go on from, in place of a conversation: no template is applied. `ids` win over `text`."""
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The natural logarithm of a token's probability under the model alone: before temperature, filters and
+    penalties, as teacher forcing gives it. `top` are the most likely tokens with theirs, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of the reply to conversation number `index`.
+    """A piece of reply number `index`; reply `k` of `n` to conversation `c` has the index `c * n + k`.
 
     `text` is valid UTF-8 and what is new; the texts of one index joined are the whole reply.
-    `finish_reason` is set in the last piece of an index: `stop` or `length`.
+    `finish_reason` is set in the last piece of an index: `stop` or `length`. `logprobs` are those of
+    `token_ids`, if they were asked for. The last piece says how many tokens the prompt has.
     """
 
     index: int
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,38 +85,48 @@ class Reply:
     token_ids: tuple[int, ...]
     finish_reason: str
     message: Message
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_tokens: int = 0
 
 
 def collect(deltas: Iterable[Delta], count: int, parse: Callable[[str], Message]) -> list[Reply]:
-    """The replies to `count` conversations from the pieces of a stream; `parse` is a renderer's `parse_reply`."""
-    texts: list[list[str]] = [[] for _ in range(count)]
-    ids: list[list[int]] = [[] for _ in range(count)]
-    reasons = ["length"] * count
+    """The `count` replies whose pieces come in a stream; `parse` is a renderer's `parse_reply`."""
+    pieces: list[list[Delta]] = [[] for _ in range(count)]
     for delta in deltas:
-        texts[delta.index].append(delta.text)
-        ids[delta.index].extend(delta.token_ids)
-        reasons[delta.index] = delta.finish_reason or reasons[delta.index]
-    joined = ["".join(pieces) for pieces in texts]
-    return [
-        Reply(text, tuple(tokens), reason, parse(text))
-        for text, tokens, reason in zip(joined, ids, reasons, strict=True)
-    ]
+        pieces[delta.index].append(delta)
+    return [_joined(mine, parse) for mine in pieces]
+
+
+def _joined(deltas: list[Delta], parse: Callable[[str], Message]) -> Reply:
+    text = "".join(delta.text for delta in deltas)
+    reasons = [delta.finish_reason for delta in deltas if delta.finish_reason]
+    return Reply(
+        text,
+        tuple(token for delta in deltas for token in delta.token_ids),
+        reasons[-1] if reasons else "length",
+        parse(text),
+        tuple(logprob for delta in deltas for logprob in delta.logprobs),
+        max((delta.prompt_tokens for delta in deltas), default=0),
+    )
 
 
 class Engine(Protocol):
     """What `generate` returns."""
 
     def stream(
-        self, conversations: Sequence[Conversation], sampling: Sampling | None = None
+        self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
     ) -> Iterator[Delta]:
         """Replies to many conversations at once, piece by piece and interleaved.
 
-        `sampling` None means the options of the run. Closing the iterator stops the work.
+        `sampling` None means the options of the run. Closing the iterator stops the work. May be called from
+        many threads at once.
         """
         ...
 
-    def reply(self, conversations: Sequence[Conversation], sampling: Sampling | None = None) -> list[Reply]:
-        """The same, collected."""
+    def reply(
+        self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
+    ) -> list[Reply]:
+        """The same, collected: `sampling.n` replies to each conversation, in order."""
         ...
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Engine `huggingface`: replies with transformers' own `generate`."""
+"""Engine `huggingface`: replies by transformers' models, many at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tkernel import hookimpl
 from tkernel.errors import TkError
@@ -16,14 +16,16 @@ class Options(Sampling):
 
     max_length: int = 1024
     """Longest prompt and reply together, in tokens; used where `max_new_tokens` is 0."""
+    max_batch: int = field(default=32, metadata={"ge": 1})
+    """Replies that are generated together; more wait until one of them ends."""
 
 
 class HuggingFaceEngine:
-    """Batches of conversations on the bundle in memory, streamed token by token."""
+    """The bundle in memory, streamed; requests of many callers join one batch, adapters are switched by request."""
 
     name = "huggingface"
     Options = Options
-    capabilities = ("stream", "batch", "bundle", "media")
+    capabilities = ("stream", "batch", "bundle", "media", "adapters", "logprobs", "grammar", "embed")
 
     @hookimpl
     def generate(self, request: EngineRequest) -> Engine:

@@ -1,36 +1,34 @@
-"""The engine behind `infer_backend: huggingface`: `model.generate` in a thread, read as a stream."""
+"""The engine behind `infer_backend: huggingface`: one thread with the model, many callers."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from queue import SimpleQueue
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-from transformers.generation import BaseStreamer
 
-from tkernel.errors import TkError
+from tkernel.errors import DataError, TkError
 from tkernel.types.bundle import ModelBundle
-from tkernel.types.conversation import Conversation
-from tkernel.types.engine import Delta, Reply, Sampling, collect
-from tkernel.types.media import MediaProcessor, MediaRefs
+from tkernel.types.conversation import Conversation, Message
+from tkernel.types.engine import Delta, Prompt, Reply, RequestSampling, Sampling, collect
+from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Renderer
+from tkernel_plugins.engines.adapters_by_name import AdaptersByName
+from tkernel_plugins.engines.choosing import Chooser
+from tkernel_plugins.engines.grammars import Grammars
 from tkernel_plugins.engines.huggingface import Options
-from tkernel_plugins.engines.incremental_text import IncrementalText
-
-BATCH = 16
-"""Conversations that are generated together; more are done one batch after another."""
+from tkernel_plugins.engines.reply_row import ReplyRow
+from tkernel_plugins.engines.worker import Request, Worker
 
 
 class TransformersEngine:
     """Implements `tkernel.types.engine.Engine` on a module in memory.
 
-    Prompts of a batch are padded on the left. Greedy decoding in fp32 equals the argmax loop token by
-    token, alone or in a batch. Sampling draws from a generator of its own that starts at `seed`.
+    Requests of all callers share one batch, which they join and leave between two tokens. Greedy decoding in
+    fp32 equals the argmax loop token by token, whatever else is in the batch. Every reply draws from a
+    generator of its own.
     """
 
     def __init__(
@@ -46,96 +44,188 @@ class TransformersEngine:
         self.renderer = renderer
         self.options = options
         self.media = media
-        self._random = torch.Generator().manual_seed(seed).get_state()
-        self._busy = threading.Lock()
+        self.capacity = options.max_batch
+        self._seeds = torch.Generator().manual_seed(seed)
+        self._adapters = AdaptersByName(bundle)
+        self._grammars = Grammars(bundle.tokenizer, renderer.stop_ids)
+        self._worker = Worker(bundle.module, self._padding(), self._adapters, options.max_batch, media)
+        self._rendering = threading.Lock()  # tokenizers are changed while they encode
 
     def stream(
-        self, conversations: Sequence[Conversation], sampling: Sampling | None = None
+        self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
     ) -> Iterator[Delta]:
-        """Replies to many conversations; see `Engine.stream`.
+        """Replies to many conversations; see `Engine.stream`. The iterator may be closed by any thread.
 
         Raises:
-            TkError: the engine is closed, or a prompt leaves no room for a reply.
+            DataError: a prompt leaves no room for a reply, a conversation cannot be rendered, a grammar that
+                cannot be used, or no adapter of that name.
+            TkError: the engine is closed, or cannot do what is asked for together.
         """
-        sampling = sampling or self.options
-        for start in range(0, len(conversations), BATCH):
-            yield from self._stream_batch(conversations[start : start + BATCH], sampling, start)
+        return _Stream(self, conversations, sampling or self.options)
 
-    def reply(self, conversations: Sequence[Conversation], sampling: Sampling | None = None) -> list[Reply]:
+    def reply(
+        self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
+    ) -> list[Reply]:
         """Whole replies; see `Engine.reply`."""
-        return collect(self.stream(conversations, sampling), len(conversations), self.renderer.parse_reply)
+        sampling = sampling or self.options
+        raw = bool(conversations) and isinstance(conversations[0], Prompt)
+        parse = (lambda text: Message("assistant", text)) if raw else self.renderer.parse_reply
+        return collect(self.stream(conversations, sampling), len(conversations) * sampling.n, parse)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """End what runs, take adapters out, and let go of the model."""
+        if self.bundle is not None:
+            worker, adapters = self._worker, self._adapters
+            worker.end(TkError("this engine was closed while it replied"))
+            if adapters.folders:
+                worker.call(adapters.close)
+            del self._worker, self._adapters
         self.bundle = None
 
-    # -- one batch ---------------------------------------------------------------------------------
+    # -- beside replies ----------------------------------------------------------------------------
 
-    def _stream_batch(
-        self, conversations: Sequence[Conversation], sampling: Sampling, first: int
-    ) -> Iterator[Delta]:
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that requests may ask for."""
+        self._open_bundle()
+        return tuple(self._adapters.folders)
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Hold the LoRA adapter in `folder` under `name`, beside the others; running requests go on.
+
+        Raises:
+            TkError: no adapter, or one that does not fit the model.
+        """
+        self._open_bundle()
+        self._worker.call(lambda: self._adapters.load(name, folder))
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises `DataError` if there is none of that name."""
+        self._open_bundle()
+        self._worker.call(lambda: self._adapters.unload(name))
+
+    def embed(self, texts: Sequence[str | Sequence[int]]) -> list[tuple[list[float], int]]:
+        """For each text (or its ids) the mean of the last layer's states, of length 1, and its number of tokens.
+
+        Raises:
+            DataError: a text without tokens, or longer than the model's context.
+        """
         bundle = self._open_bundle()
-        if self.media is not None:
-            conversations = [self.media.expand(conversation) for conversation in conversations]
-        prompts = [self.renderer.prompt_ids(conversation) for conversation in conversations]
-        limits = [self._room(len(prompt), sampling) for prompt in prompts]
-        rows = [
-            _Row(
-                first + number,
-                limit,
-                IncrementalText(bundle.tokenizer, skip_special_tokens=sampling.skip_special_tokens),
+        with self._rendering:
+            ids = [
+                bundle.tokenizer(text).input_ids if isinstance(text, str) else list(text) for text in texts
+            ]
+        for one in ids:
+            self._check_length(len(one), 0)
+        return [(self._worker.call(lambda one=one: self._embedding(one)), len(one)) for one in ids]
+
+    def score(self, given: Sequence[Conversation | Prompt], max_length: int | None = None) -> list[float]:
+        """The reward of each conversation, whose last message is a reply, or text: the value of its last token.
+
+        Args:
+            max_length: tokens after which the text is cut off.
+
+        Raises:
+            DataError: one without tokens, or longer than the model's context.
+            TkError: the model has no value head (`tkernel_plugins.training.value_head.load`).
+        """
+        self._open_bundle()
+        with self._rendering:
+            whole = [
+                self._prompt_ids(one)
+                if isinstance(one, Prompt)
+                else self.renderer.encode([one], mask_history=True)[0].input_ids
+                for one in given
+            ]
+        ids = [one[:max_length] for one in whole]
+        for one in ids:
+            self._check_length(len(one), 0)
+        return [self._worker.call(lambda one=one: self._value(one)) for one in ids]
+
+    def _value(self, ids: list[int]) -> float:
+        from tkernel_plugins.training.value_head import last_values
+
+        module = self._open_bundle().module
+        device = module.get_input_embeddings().weight.device
+        return float(last_values(module, {"input_ids": torch.tensor([ids], device=device)})[0])
+
+    def _embedding(self, ids: list[int]) -> list[float]:
+        module = self._open_bundle().module
+        device = module.get_input_embeddings().weight.device
+        states = module.base_model(input_ids=torch.tensor([ids], device=device)).last_hidden_state
+        mean: list[float] = torch.nn.functional.normalize(states[0].float().mean(0), dim=-1).tolist()
+        return mean
+
+    # -- from conversations to rows ----------------------------------------------------------------
+
+    def _request(self, conversations: Sequence[Conversation | Prompt], sampling: Sampling) -> Request:
+        bundle = self._open_bundle()
+        asked = sampling if isinstance(sampling, RequestSampling) else None
+        if asked is not None and asked.adapter is not None:
+            self._adapters.check(asked.adapter)
+        if sampling.num_beams > 1 and (sampling.logprobs is not None or (asked and asked.grammar)):
+            raise TkError(
+                "beams give neither log-probabilities nor replies after a schema", hint="Set `num_beams: 1`."
             )
-            for number, limit in enumerate(limits)
-        ]
-        inputs = self._inputs(prompts, conversations)
-        config = self._config(sampling, max(limits))
-        with closing(self._tokens(bundle, inputs, config)) as steps:
-            for tokens in steps:
-                for row, token in zip(rows, tokens, strict=True):
-                    if not row.done and (delta := row.take(token, self.renderer.stop_ids)):
-                        yield delta
-                if all(row.done for row in rows):
-                    return
-        for row in rows:
-            if not row.done:
-                yield row.end("length")
+        expanded: list[Conversation | Prompt] = list(conversations)
+        if self.media is not None:
+            expanded = [c if isinstance(c, Prompt) else self.media.expand(c) for c in expanded]
+        with self._rendering:
+            prompts = [self._prompt_ids(conversation) for conversation in expanded]
+        rows = []
+        for number, prompt in enumerate(prompts):
+            limit = self._room(len(prompt), sampling)
+            for k in range(sampling.n):
+                index = number * sampling.n + k
+                chooser = Chooser(sampling, prompt, self._seed(asked, index), self._matcher(asked))
+                rows.append(ReplyRow(index, prompt, limit, chooser, bundle.tokenizer, self.renderer.stop_ids))
+        whole = sampling.num_beams > 1 or not self._worker.forward.joinable or any(map(_has_media, expanded))
+        repeated = [_conversation(c) for c in expanded for _ in range(sampling.n)]
+        return Request(rows, asked.adapter if asked else None, repeated if whole else None)
+
+    def _prompt_ids(self, conversation: Conversation | Prompt) -> list[int]:
+        if isinstance(conversation, Conversation):
+            return self.renderer.prompt_ids(conversation)
+        if conversation.ids:
+            return list(conversation.ids)
+        ids: list[int] = self._open_bundle().tokenizer(conversation.text).input_ids
+        if not ids and (start := self._open_bundle().tokenizer.bos_token_id) is not None:
+            return [start]
+        return ids
+
+    def _seed(self, asked: RequestSampling | None, index: int) -> int:
+        if asked is not None and asked.seed is not None:
+            return asked.seed + index
+        with self._rendering:
+            return int(torch.randint(2**62, (), generator=self._seeds))
+
+    def _matcher(self, asked: RequestSampling | None) -> Any:
+        return self._grammars.matcher(asked.grammar) if asked is not None and asked.grammar else None
 
     def _open_bundle(self) -> ModelBundle:
         if self.bundle is None:
             raise TkError("this engine is closed", hint="Open another one.")
         return self.bundle
 
-    def _room(self, prompt: int, sampling: Sampling) -> int:
-        """How many tokens the reply to a prompt of so many may have."""
+    def _check_length(self, prompt: int, reply: int) -> int:
+        """The model's context; raises `DataError` for a prompt of so many tokens without room for a reply."""
         config = self._open_bundle().module.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None) or 2**31
-        if prompt >= context:
-            raise TkError(
+        if prompt == 0:
+            raise DataError("the prompt has no tokens")
+        if prompt + reply > context:
+            raise DataError(
                 f"the prompt has {prompt:,} tokens and the model's context is {context:,}",
                 hint="Shorten the conversation (`/clear` in `tk chat`).",
             )
+        return int(context)
+
+    def _room(self, prompt: int, sampling: Sampling) -> int:
+        """How many tokens the reply to a prompt of so many may have."""
+        context = self._check_length(prompt, 1)
         longest = getattr(sampling, "max_length", self.options.max_length)
         wanted = sampling.max_new_tokens if sampling.max_new_tokens > 0 else max(longest - prompt, 1)
         return min(wanted, context - prompt)
-
-    def _inputs(
-        self, prompts: Sequence[Sequence[int]], conversations: Sequence[Conversation]
-    ) -> dict[str, Any]:
-        """Left-padded ids with their mask, and what the media become, on the module's device."""
-        module, longest = self._open_bundle().module, max(map(len, prompts))
-        fill = self._padding()
-        padding = [longest - len(prompt) for prompt in prompts]
-        inputs: dict[str, Any] = {
-            "input_ids": torch.tensor(
-                [[fill] * pad + list(p) for pad, p in zip(padding, prompts, strict=True)]
-            ),
-            "attention_mask": torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding]),
-        }
-        if self.media is not None:
-            refs = [MediaRefs(c.images, c.videos, c.audios) for c in conversations]
-            inputs |= dict(self.media.collate(refs))
-        device = module.get_input_embeddings().weight.device
-        return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
 
     def _padding(self) -> int:
         tokenizer = self._open_bundle().tokenizer
@@ -143,144 +233,56 @@ class TransformersEngine:
             return int(tokenizer.pad_token_id)
         return self.renderer.stop_ids[0] if self.renderer.stop_ids else 0
 
-    def _config(self, sampling: Sampling, max_new_tokens: int) -> GenerationConfig:
-        """All that `sampling` says, said explicitly: what is left open is filled from the model's own file."""
-        draws = sampling.do_sample and sampling.temperature > 0
-        drawing = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-        return GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=draws,
-            **(drawing if draws else {"temperature": 1.0, "top_p": 1.0, "top_k": 50}),
-            num_beams=sampling.num_beams,
-            repetition_penalty=sampling.repetition_penalty,
-            length_penalty=sampling.length_penalty,
-            eos_token_id=list(self.renderer.stop_ids) or None,
-            pad_token_id=self._padding(),
-            use_cache=True,
-        )
 
-    # -- the thread --------------------------------------------------------------------------------
+class _Stream:
+    """The pieces of one call. Work starts with the first `next`; `close` ends it and frees its places."""
 
-    def _tokens(
-        self, bundle: ModelBundle, inputs: dict[str, Any], config: GenerationConfig
-    ) -> Iterator[list[int]]:
-        """The next token of every row, step by step. Closing the iterator stops the thread and waits for it."""
-        stream = _TokenStream()
-        worker = threading.Thread(
-            target=self._work, args=(bundle.module, inputs, config, stream), name="tk-generate", daemon=True
-        )
-        worker.start()
-        try:
-            while True:
-                item = stream.queue.get()
-                if item is None:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stream.cancelled.set()
-            worker.join()
-
-    def _work(
-        self, module: Any, inputs: dict[str, Any], config: GenerationConfig, stream: _TokenStream
+    def __init__(
+        self, engine: TransformersEngine, conversations: Sequence[Conversation | Prompt], sampling: Sampling
     ) -> None:
-        try:
-            with self._busy, _in_eval_mode(module), self._own_random(module):
-                # Beam search decides about a reply at its end; everything else is streamed.
-                beams = config.num_beams > 1
-                ids = module.generate(
-                    **inputs,
-                    generation_config=config,
-                    stopping_criteria=StoppingCriteriaList([_Cancelled(stream.cancelled)]),
-                    **({} if beams else {"streamer": stream}),
-                )
-                if beams:
-                    for step in ids[:, inputs["input_ids"].shape[1] :].t().tolist():
-                        stream.queue.put(step)
-            stream.queue.put(None)
-        except BaseException as error:
-            stream.queue.put(error)
+        self._engine = engine
+        self._asked = (conversations, sampling)
+        self._request: Request | None = None
+        self._worker: Worker | None = None
+        self._ended = not conversations
+        self._closed = False
 
-    @contextmanager
-    def _own_random(self, module: Any) -> Iterator[None]:
-        """Draw from the engine's own generator state, and leave the global one as it was."""
-        device = module.get_input_embeddings().weight.device
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.set_rng_state(self._random)
-            if devices:
-                torch.cuda.manual_seed(int(torch.randint(2**31, ())))
-            yield
-            self._random = torch.get_rng_state()
+    def __iter__(self) -> _Stream:
+        return self
 
+    def __next__(self) -> Delta:
+        if self._ended or self._closed:
+            raise StopIteration
+        if self._request is None:
+            request = self._engine._request(*self._asked)
+            self._worker = self._engine._worker
+            self._worker.submit(request)
+            self._request = request
+        item = self._request.queue.get()
+        if isinstance(item, Delta):
+            return item
+        self._ended = True
+        if item is not None:
+            raise item
+        raise StopIteration
 
-@dataclass
-class _Row:
-    """The reply to one conversation while it is generated."""
+    def close(self) -> None:
+        """Stop, and wait until the places are free. Safe to call twice, from any thread."""
+        self._closed = True
+        if self._request is not None and self._worker is not None and not self._ended:
+            self._worker.cancel(self._request)
+            self._ended = True
 
-    index: int
-    limit: int
-    text: IncrementalText
-    done: bool = False
-    count: int = 0
-    held: list[int] = field(default_factory=list)
-    """Ids whose text is not complete."""
-
-    def take(self, token: int, stop_ids: Sequence[int]) -> Delta | None:
-        """The piece that `token` completes, if it does."""
-        self.count += 1
-        self.held.append(token)
-        if token in stop_ids:
-            return self.end("stop")
-        piece = self.text.add(token)
-        if self.count >= self.limit:
-            return self.end("length", piece)
-        return self._piece(piece) if piece else None
-
-    def end(self, reason: str, piece: str = "") -> Delta:
-        """The last piece."""
-        self.done = True
-        return self._piece(piece + self.text.finish(), reason)
-
-    def _piece(self, text: str, reason: str | None = None) -> Delta:
-        ids, self.held = tuple(self.held), []
-        return Delta(self.index, text, ids, reason)
+    def __del__(self) -> None:
+        if not self._ended and self._request is not None:
+            self._request.cancelled.set()
 
 
-class _TokenStream(BaseStreamer):
-    """Puts the new token of every row into a queue; the prompt, which comes first, is left out."""
-
-    def __init__(self) -> None:
-        self.queue: SimpleQueue[list[int] | BaseException | None] = SimpleQueue()
-        self.cancelled = threading.Event()
-        self._is_prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._is_prompt:
-            self._is_prompt = False
-            return
-        self.queue.put(value.reshape(-1).tolist())
-
-    def end(self) -> None:
-        """The end is told by `_work`, which knows of errors too."""
+def _has_media(conversation: Conversation | Prompt) -> bool:
+    return isinstance(conversation, Conversation) and bool(
+        conversation.images or conversation.videos or conversation.audios
+    )
 
 
-class _Cancelled(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
-
-
-@contextmanager
-def _in_eval_mode(module: Any) -> Iterator[None]:
-    """Generate in eval mode and give every submodule its own mode back."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
+def _conversation(given: Conversation | Prompt) -> Conversation:
+    return given if isinstance(given, Conversation) else Conversation(())
