@@ -16,7 +16,7 @@ from tkernel.testing.stage_runs import BASE, losses, moved, recorder
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.conversation import Conversation, Message, message_to_dict
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
-from tkernel.types.engine import Engine, Reply, Sampling
+from tkernel.types.engine import Engine, Prompt, Reply, Sampling
 from tkernel.types.requests import EngineRequest, StageRequest
 from tkernel.types.stage import StageResult
 
@@ -50,13 +50,15 @@ class Recorded:
         self.engine, self.seen = engine, seen
         self.weights = {name: value.detach().clone() for name, value in bundle.module.named_parameters()}
 
-    def reply(self, conversations: Sequence[Conversation], sampling: Sampling | None = None) -> list[Reply]:
+    def reply(
+        self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
+    ) -> list[Reply]:
         """Ask the engine."""
         replies = self.engine.reply(conversations, sampling)
         self.seen.append((tuple(conversations), replies, self.weights))
         return replies
 
-    def stream(self, conversations: Sequence[Conversation], sampling: Sampling | None = None) -> Any:
+    def stream(self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None) -> Any:
         """Ask the engine, whole replies at once."""
         from tkernel.types.engine import Delta
 
