@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,7 +72,9 @@ class Trace:
             call.peak_memory = peak_memory()
             call.gpu_peak = gpu_peak()
             self.calls.append(call)
-            self._append([call])
+            # A disk that is full has most likely ended the call, whose own error says more.
+            with nullcontext() if call.ok else suppress(OSError):
+                self._append([call])
 
     def _append(self, calls: list[Call]) -> None:
         if self.file is not None and calls:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from tkernel_plugins.data.conversion import SHOWN, Conversion
 from tkernel_plugins.data.formats import BadRow, Format
 from tkernel_plugins.data.raw import RawRow
 from tkernel_plugins.data.rows import fill_report
-from tkernel_plugins.data.sources import raw_rows
+from tkernel_plugins.data.sources import files_of, raw_rows
 from tkernel_plugins.data.writer import origin_of, stored
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class RowStream:
         self.request, self.form = request, form
         self.kind = Conversion(request, form).kind
         self.schema: Any = None
+        self.states: dict[str, tuple[int, int]] | None = None
 
     def numbered(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The rows with their numbers, as `datasets` wants them."""
@@ -68,8 +70,10 @@ class RowStream:
 
         Raises:
             DataError: a row cannot be used and `on_bad_row` is `error`; no row can be used, or a declared
-                column is in none, which is known after the last one.
+                column is in none, which is known after the last one; a local file is not what it was when the
+                first pass began.
         """
+        self._refuse_changes()
         conversion = Conversion(self.request, self.form)
         seen = conversion.report = DatasetReport(self.request.report.name)
         raw = islice(
@@ -81,10 +85,27 @@ class RowStream:
             seen.kept += len(rows)
             self._count(seen)
             yield from rows
+        self._refuse_changes()
         conversion.check()
         if unread := conversion.unread():
             seen.notes.append(f"columns not read: {', '.join(unread[:SHOWN])}")
             self._count(seen)
+
+    def _refuse_changes(self) -> None:
+        """Sizes and times of local files, taken when the first pass begins, must be those of now."""
+        if self.request.entry.source != "file":
+            return
+        found = {str(file): os.stat(str(file)) for file in files_of(self.request.entry)}
+        states = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+        self.states = self.states or states
+        for name in sorted(states.keys() | self.states.keys()):
+            was, now = self.states.get(name), states.get(name)
+            if was != now:
+                told = [f"{state[0]:,} bytes" if state else "not there" for state in (was, now)]
+                raise DataError(
+                    f"{name} changed while it was trained on: it was {told[0]} and is {told[1]}",
+                    hint="Restore it and go on with `resume_from_checkpoint: true`, or start afresh.",
+                )
 
     def _converted(self, chunk: Sequence[RawRow], conversion: Conversion) -> list[dict[str, Any]]:
         """The rows of a chunk that can be used; the others are counted, or the first is an error."""

@@ -84,6 +84,8 @@ def build_arguments(
         values["train_sampling_strategy"] = "sequential"
     if options.early_stopping_steps is not None:
         values.setdefault("metric_for_best_model", "eval_loss")
+    if str(values.get("metric_for_best_model")).endswith("perplexity"):
+        values.setdefault("greater_is_better", False)  # transformers knows that of losses alone
     try:
         arguments = arguments_class(
             output_dir=str(request.output_dir),

@@ -151,6 +151,10 @@ def _prediction(request: CheckRequest) -> Iterator[Problem]:
 def _best_model(request: CheckRequest) -> Iterator[Problem]:
     """transformers' rule: the best model is one of the saved ones, so each saved one must be evaluated."""
     arguments, key = request.arguments, "load_best_model_at_end"
+    metric = str(arguments.get("metric_for_best_model")).removeprefix("eval_")
+    if metric == "accuracy" and getattr(request.options, "compute_accuracy", None) is False:
+        message = "`metric_for_best_model` is the accuracy, which is not computed"
+        yield Problem(message, key="metric_for_best_model", hint="Add `compute_accuracy: true`.")
     saves, evaluates = _strategy(arguments, "save"), _strategy(arguments, "eval")
     if saves == "best" and arguments.get("metric_for_best_model") is None and not arguments.get(key):
         hint = "Add `metric_for_best_model: eval_loss`."

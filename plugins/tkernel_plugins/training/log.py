@@ -88,7 +88,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_evaluation(name: str) -> bool:
-    return name.startswith("eval_") and name.endswith(("_loss", "_accuracy"))
+    return name.startswith("eval_") and name.endswith(("_loss", "_accuracy", "_perplexity"))
 
 
 def _clock(seconds: float) -> str:

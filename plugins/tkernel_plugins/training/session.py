@@ -90,6 +90,7 @@ def run(
             elif trainer.args.do_train:
                 metrics |= _train(trainer, interrupt, resume, options)
             if trainer.args.do_train:
+                trainer.require_finite()
                 write_model(trainer, output_dir)
                 trainer.save_metrics("train", metrics)
                 if trainer.is_world_process_zero():

@@ -14,11 +14,10 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from tkernel.errors import SlotError
+from tkernel.errors import SlotError, TkError
 from tkernel_plugins.data.streaming import EncodedStream, Position
 from tkernel_plugins.training.checkpoint_writing import write_checkpoint
 from tkernel_plugins.training.checkpoints import fitting
-from tkernel_plugins.training.errors import NonFiniteLoss
 from tkernel_plugins.training.interrupt import (
     EvaluationStopped,
     Interrupt,
@@ -28,14 +27,12 @@ from tkernel_plugins.training.interrupt import (
 from tkernel_plugins.training.joining import BY_LENGTH
 from tkernel_plugins.training.losses import token_loss
 from tkernel_plugins.training.meter import Meter
+from tkernel_plugins.training.places import non_finite_loss, non_finite_weight
 from tkernel_plugins.training.position import KEY, EndlessSamples, save_position, stream_loader
 from tkernel_plugins.training.sampling import LengthGrouped, Lengths, lengths_of
 from tkernel_plugins.training.sums import Sums, read_sums, save_sums
 
 Batch = dict[str, Any]
-
-SHOWN = 16
-"""Samples that a message names; a packed row may hold hundreds."""
 
 
 class StageTrainer(Trainer):
@@ -82,6 +79,7 @@ class StageTrainer(Trainer):
         self.sums = Sums()
         self._step_loss = torch.zeros((), device=args.device)
         self._step_tokens = 0
+        self._origins: list[Any] = []
         self._evaluated = torch.zeros(2, dtype=torch.float64)
         self._evaluation_sums = Sums()
         self._saved_at = 0
@@ -170,6 +168,7 @@ class StageTrainer(Trainer):
         batches = list(islice(epoch_iterator, num_batches))
         for batch in batches:
             self.position = batch.pop(KEY, self.position)
+        self._origins = [origin for batch in batches for origin in batch.get("origin", ())]
         total = sum((self.items_of(batch).float().cpu() for batch in batches), torch.zeros(())).to(device)
         self._step_loss = torch.zeros((), device=device)
         self._step_tokens = sum(_tokens(batch) for batch in batches)
@@ -195,7 +194,7 @@ class StageTrainer(Trainer):
         loss, outputs = self.batch_loss(model, kept, items)
         if not torch.isfinite(loss):
             step, origin = self.state.global_step + 1, inputs.get("origin", ())
-            raise _non_finite(loss.item(), step, origin, training=model.training)
+            raise non_finite_loss(loss.item(), step, origin, training=model.training)
         if model.training:
             self._step_loss += loss.detach()
             if self.args.average_tokens_across_devices:
@@ -279,7 +278,16 @@ class StageTrainer(Trainer):
 
     # -- saving ------------------------------------------------------------------------------------
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        name = str(self.args.metric_for_best_model).removeprefix("eval_")
+        if self.args.metric_for_best_model is not None and f"eval_{name}" not in metrics:
+            known = ", ".join(sorted(key for key, value in metrics.items() if key.startswith("eval_")))
+            message = f"`metric_for_best_model: {self.args.metric_for_best_model}` is not among the metrics"
+            raise TkError(message, hint=f"These are evaluated: {known}.")
+        return bool(super()._determine_best_metric(metrics, trial))
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
+        self.require_finite()
         self._saved_at = self.state.global_step
         write_checkpoint(self, Path(self._get_output_dir(trial)))
 
@@ -316,6 +324,17 @@ class StageTrainer(Trainer):
             told = torch.tensor([float(asked)], device=self.args.device)
             return bool(self.accelerator.gather(told).sum() > 0)
         return asked
+
+    def require_finite(self) -> None:
+        """Refuse to save what the next step could not use.
+
+        Raises:
+            NonFiniteLoss: a trained weight is NaN or infinite; the samples of the last step are named.
+        """
+        trained = ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
+        spoiled = next((name for name, p in trained if not torch.isfinite(p).all()), None)
+        if spoiled is not None:
+            raise non_finite_weight(spoiled, self.state.global_step, self._origins)
 
     def go_on(self, checkpoint: Path) -> None:
         """Take over what was added up before the checkpoint."""
@@ -363,22 +382,3 @@ def _tokens(batch: Batch) -> int:
     if mask is None or mask.dim() != 2:
         return int(batch["input_ids"].numel())
     return int(mask.ne(0).sum())
-
-
-def _non_finite(loss: float, step: int, origin: Sequence[Any], *, training: bool) -> NonFiniteLoss:
-    where = ", ".join(_place(o) for o in origin[:SHOWN]) or "samples whose origin is unknown"
-    if len(origin) > SHOWN:
-        where += f" and {len(origin) - SHOWN} more"
-    when = f"in step {step}" if training else f"in the evaluation after step {step - 1}"
-    return NonFiniteLoss(
-        f"the loss is {loss} {when}; the micro-batch holds {where}",
-        hint="Look at these rows; if they are sound, the weights diverged before: lower "
-        "`learning_rate`, or use `bf16` instead of `fp16`.",
-    )
-
-
-def _place(origin: Any) -> str:
-    if not isinstance(origin, Mapping):
-        return str(origin)
-    line = origin.get("line")
-    return f"{origin['file']}:{line}" if line is not None else f"{origin['file']} row {origin['row']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -142,3 +143,11 @@ class SupervisedTrainer(StageTrainer):
         if self.fused is not None:
             self.fused.undo()
         return module
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """As in `StageTrainer`, with the perplexity where the loss is the cross entropy."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.loss is None and self.objective.is_plain:
+            loss = output.metrics[f"{metric_key_prefix}_loss"]
+            output.metrics[f"{metric_key_prefix}_perplexity"] = math.exp(loss) if loss < 700 else math.inf
+        return output
