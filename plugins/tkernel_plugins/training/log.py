@@ -36,6 +36,10 @@ class TrainerLog(TrainerCallback):
         """Start the file; a resumed run keeps the lines up to its checkpoint."""
         self.started, self.first_step = monotonic(), state.global_step
         self.first_tokens = state.num_input_tokens_seen
+        self.keep(state)
+
+    def keep(self, state: TrainerState) -> None:
+        """Keep the lines up to the checkpoint from which `state` is; without one, none."""
         if not state.is_world_process_zero:
             return
         # A line is written with every entry of the state's history, which is that of the checkpoint.

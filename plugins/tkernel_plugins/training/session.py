@@ -41,6 +41,8 @@ from tkernel_plugins.training.summary import Summary, template_notes
 from tkernel_plugins.training.sums import read_sums
 
 Metrics = dict[str, float]
+STATE, RESULTS = "trainer_state.json", "all_results.json"
+"""What a run writes last: the state, and its metrics."""
 
 
 def run(
@@ -64,8 +66,11 @@ def run(
     output_dir = Path(trainer.args.output_dir)
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
     finished = trainer.args.do_train and _is_finished(trainer, resume)
-    if finished and (metrics := finished_metrics(output_dir, resume.step)) is not None:
-        return _nothing_to_do(trainer, request, resume, metrics)
+    if trainer.args.do_train and resume.path is not None:
+        steps = finished_steps(output_dir, planned_steps(trainer))
+        predicted = not trainer.args.do_predict or (output_dir / "predict_results.json").exists()
+        if steps is not None and predicted:
+            return _nothing_to_do(trainer, request, steps)
     for unwanted in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(unwanted)
     progress = progress_callback(trainer.args, trainer.meter)
@@ -179,6 +184,7 @@ def _train(trainer: StageTrainer, interrupt: Interrupt, resume: Resume, options:
     if trainer.is_world_process_zero():
         clean_up(output_dir)
         trainer.abandoned = abandoned(output_dir, resume.step)
+        (output_dir / STATE).unlink(missing_ok=True)  # from now on the result there is of another run
     require_room(trainer.model, trainer.args, planned_steps(trainer))
     try:
         with interrupt.listening():
@@ -214,7 +220,7 @@ def _is_finished(trainer: StageTrainer, resume: Resume) -> bool:
     if resume.path is None:
         return False
     planned = planned_steps(trainer)
-    state = TrainerState.load_from_json(str(resume.path / "trainer_state.json"))
+    state = TrainerState.load_from_json(str(resume.path / STATE))
     control = state.stateful_callbacks.get("TrainerControl", {})
     stopped = bool(control.get("args", {}).get("should_training_stop"))
     due = read_sums(resume.path, trainer.args.process_index).evaluation_due
@@ -222,36 +228,41 @@ def _is_finished(trainer: StageTrainer, resume: Resume) -> bool:
 
 
 def _load_finished(trainer: StageTrainer, path: Path) -> Metrics:
-    """Take the weights of a finished run, of whose result not all was saved."""
-    trainer.state = TrainerState.load_from_json(str(path / "trainer_state.json"))
+    """Take the weights of a run that did all its steps, and whose result was not saved."""
+    trainer.state = TrainerState.load_from_json(str(path / STATE))
     best = trainer.state.best_model_checkpoint
     chosen = path.with_name(Path(best).name) if trainer.args.load_best_model_at_end and best else path
     trainer._load_from_checkpoint(str(chosen))
     trainer.go_on(path)
     print(f"{path} has done all {trainer.state.global_step} steps; nothing is left to train", flush=True)
-    return {"train_loss": trainer.sums.loss / trainer.state.global_step} if trainer.sums.whole else {}
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TrainerLog):
+            callback.keep(trainer.state)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    metrics: Metrics = {"train_loss": sum(losses) / max(len(losses), 1)}
+    trainer.log(metrics | {"total_flos": trainer.state.total_flos})  # what the end of training logs
+    return metrics | {"train_loss": trainer.state.log_history[-1]["train_loss"]}
 
 
-def finished_metrics(output_dir: Path, step: int) -> Metrics | None:
-    """The metrics of a run whose result in `output_dir` is whole and was saved after `step`; else None."""
-    try:
-        state = json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))
-        metrics = json.loads((output_dir / "all_results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def finished_steps(output_dir: Path, planned: int) -> int | None:
+    """The steps of a run of `planned` steps whose result in `output_dir` is whole; else None."""
+    if not (output_dir / RESULTS).exists() or not any((output_dir / name).exists() for name in WEIGHTS):
         return None
-    is_there = any((output_dir / name).exists() for name in WEIGHTS)
-    return metrics if is_there and state.get("global_step") == step else None
+    try:
+        state = json.loads((output_dir / STATE).read_text(encoding="utf-8"))
+        return int(state["global_step"]) if state["max_steps"] == planned else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def _nothing_to_do(
-    trainer: StageTrainer, request: StageRequest, resume: Resume, metrics: Metrics
-) -> StageResult:
+def _nothing_to_do(trainer: StageTrainer, request: StageRequest, steps: int) -> StageResult:
     output_dir = Path(trainer.args.output_dir)
     trainer._load_from_checkpoint(str(output_dir))
     request.slots.take("callbacks", [])
-    print(f"{output_dir} holds the result of all {resume.step} steps; there is nothing to do", flush=True)
+    print(f"{output_dir} holds the result of all {steps} steps; there is nothing to do", flush=True)
+    metrics = json.loads((output_dir / RESULTS).read_text(encoding="utf-8"))
     bundle = request.bundle.replace(module=trainer.trained_module())
-    return StageResult(bundle, output_dir, resume.step, metrics)
+    return StageResult(bundle, output_dir, steps, metrics)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def test_the_best_model_by_a_metric_is_the_result_and_its_checkpoint_is_kept(
     values = [line[key] for line in evaluated if line["step"]]
     first = next(line for line in evaluated if line[key] == best_of(values))
     assert len({round(value, 6) for value in values}) > 1
-    kept = [path for path in (folder / name).glob("checkpoint-*")]
+    kept = list((folder / name).glob("checkpoint-*"))
     assert f"checkpoint-{first['step']}" in [path.name for path in kept]
     best = load_file(folder / name / f"checkpoint-{first['step']}" / "adapter_model.safetensors")
     saved = load_file(folder / name / "adapter_model.safetensors")
