@@ -34,6 +34,8 @@ class Resume:
     path: Path | None = None
     step: int = 0
     notes: tuple[str, ...] = ()
+    named: bool = False
+    """The user named this one, so that the run goes on from there even if it was finished before."""
 
 
 def find_resume(wanted: Any, output_dir: Path) -> Resume:
@@ -56,7 +58,7 @@ def find_resume(wanted: Any, output_dir: Path) -> Resume:
                 f"`resume_from_checkpoint: {wanted}` is no checkpoint: {reason}",
                 hint="Write `resume_from_checkpoint: true` to take the newest whole one in `output_dir`.",
             )
-        return Resume(path, step_of(path))
+        return Resume(path, step_of(path), named=True)
     notes = []
     for path in reversed(checkpoints(output_dir)):
         reason = broken(path)

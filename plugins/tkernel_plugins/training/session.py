@@ -66,7 +66,7 @@ def run(
     output_dir = Path(trainer.args.output_dir)
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
     finished = trainer.args.do_train and _is_finished(trainer, resume)
-    if trainer.args.do_train and resume.path is not None:
+    if trainer.args.do_train and resume.path is not None and not resume.named:
         steps = finished_steps(output_dir, planned_steps(trainer))
         predicted = not trainer.args.do_predict or (output_dir / "predict_results.json").exists()
         if steps is not None and predicted:
