@@ -45,7 +45,7 @@ class RewardModelling:
         from tkernel_plugins.training.arguments import build_arguments, resume_of
         from tkernel_plugins.training.optimisation import optimizer_of
         from tkernel_plugins.training.part_collator import PAIR, PartCollator
-        from tkernel_plugins.training.reward_start import give_head
+        from tkernel_plugins.training.reward_start import give_head, use_padding
         from tkernel_plugins.training.reward_trainer import RewardTrainer
         from tkernel_plugins.training.saving import padding_id, processing_class
         from tkernel_plugins.training.session import run
@@ -53,7 +53,10 @@ class RewardModelling:
         options = request.options
         arguments = build_arguments(request)
         resume = resume_of(request)
+        processing = processing_class(request.bundle, request.renderer)
         padding = padding_id(request.bundle.tokenizer)
+        if options.reward_head == "classification":
+            padding = use_padding(processing, request.renderer)
         words = give_head(request, padding)
         prepared = prepare(request, self.rows)
         trainer = RewardTrainer(
@@ -66,7 +69,7 @@ class RewardModelling:
             optimizer=optimizer_of(request),
             train_dataset=prepared.train,
             eval_dataset=prepared.eval,
-            processing_class=processing_class(request.bundle, request.renderer),
+            processing_class=processing,
         )
         result = run(trainer, request, resume=resume, data=[*prepared.report.lines(), words])
         if arguments.do_predict:

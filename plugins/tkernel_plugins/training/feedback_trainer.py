@@ -108,6 +108,6 @@ def side_of(batch: Batch, *, mismatched: bool) -> Batch:
     names = ("input_ids", "attention_mask", "labels", "weights")
     prefix = "KL_" if mismatched else ""
     side = {name: batch[prefix + name] for name in names if prefix + name in batch}
-    ours = {*names, *(f"KL_{name}" for name in names), "KL_completion_mask"}
-    media = {name: value for name, value in batch.items() if name not in ours | NOT_INPUT}
+    ours = {*names, *(f"KL_{name}" for name in names), "KL_completion_mask", *NOT_INPUT}
+    media = {name: value for name, value in batch.items() if name not in ours}
     return side | media

@@ -37,6 +37,7 @@ def join_rows(
     Returns False, and leaves the model as it is, where it cannot or where noise is scaled by the length of rows
     (NEFTune).
     """
+    part_rows(module)  # a copy of a model that attends so already
     base = base_of(module)
     config = base.config.get_text_config()
     fits = scorer.split is not None and attention.applies_to(config, longest) and not carries_state(module)

@@ -162,6 +162,7 @@ class ReferenceTrainer(StageTrainer):
         """The module as it was, with other weights."""
         self.fused.undo()
         part_rows(self.model)
+        self.joined, self.data_collator = False, replace(self.data_collator, joined=False)
         return super().trained_module()
 
     def note_all(self, names: Sequence[str], totals: Sequence[torch.Tensor], count: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from tkernel.types.rendering import Renderer
 from tkernel.types.requests import StageRequest
 from tkernel_plugins.training import score_head, value_head
 from tkernel_plugins.training.reward_trainer import load_head
@@ -29,6 +31,15 @@ def give_head(request: StageRequest, pad_token_id: int) -> str:
         if load_head(module, folder):
             return f"head       from {folder}"
     return f"head       new, from seed {request.seed}"
+
+
+def use_padding(processing: Any, renderer: Renderer) -> int:
+    """Make a processor's (or tokenizer's) padding token the one that a model for classification can tell from
+    the end of a reply, and return its id."""
+    tokenizer = getattr(processing, "tokenizer", None) or processing
+    padding = score_head.padding_of(tokenizer, renderer.stop_ids)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+    return padding
 
 
 def _folders(request: StageRequest) -> Iterator[Path]:

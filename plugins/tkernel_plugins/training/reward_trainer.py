@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from tkernel_plugins.training import score_head, value_head
 from tkernel_plugins.training.fused.apply import fuse
-from tkernel_plugins.training.fused.branches import Branches
+from tkernel_plugins.training.fused.branches import Branches, require
 from tkernel_plugins.training.joined_rows import join_rows, part_rows, scorer_of
 from tkernel_plugins.training.part_collator import PartCollator
 from tkernel_plugins.training.reference_trainer import model_input
@@ -102,6 +102,7 @@ class RewardTrainer(StageTrainer):
             return Scores(*found.view(2, -1))
 
     def _of_row(self, row: Row) -> torch.Tensor:
+        require(value_head.base_of(self._inner()).config)
         inputs = {name: row[name] for name in ("input_ids", "position_ids")}
         branches = Branches.of(row["pieces"], row["input_ids"].device)
         hidden = value_head.hidden_states(self._inner(), {**inputs, "branches": branches})
@@ -166,6 +167,7 @@ class RewardTrainer(StageTrainer):
         """The module as it was, with other weights."""
         self.fused.undo()
         part_rows(self.model)
+        self.joined, self.data_collator = False, replace(self.data_collator, joined=False)
         return super().trained_module()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,25 @@ def classifier_of(model: Any, pad_token_id: int | None) -> Any:
             hint="Use `reward_head: value`.",
         )
     return classifier
+
+
+def padding_of(tokenizer: Any, stop_ids: Sequence[int]) -> int:
+    """The padding token of a model for classification, which scores the last token that is another one.
+
+    That of the tokenizer, unless replies end with it; then its unknown or first token, which no reply ends with.
+
+    Raises:
+        TkError: there is none.
+    """
+    ends = {tokenizer.eos_token_id, *stop_ids}
+    for name in ("pad_token_id", "unk_token_id", "bos_token_id"):
+        found = getattr(tokenizer, name)
+        if found is not None and found not in ends:
+            return int(found)
+    raise TkError(
+        "the tokenizer has no padding token but those that replies end with, so their scores could not be found",
+        hint="Use `reward_head: value`.",
+    )
 
 
 def save_whole(model: Any, folder: str | Path, pad_token_id: int | None, state: Any = None) -> None:

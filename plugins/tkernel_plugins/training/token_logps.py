@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tkernel_plugins.training.fused.branches import Branches
+from tkernel_plugins.training.fused.branches import Branches, require
 from tkernel_plugins.training.fused.head import linear_logps
 from tkernel_plugins.training.fused.model import IGNORED, SplitHead
 
@@ -53,6 +53,7 @@ class TokenScorer:
         if split is None:
             raise TypeError("rows of several sequences need a model whose output layer can be taken off")
         device = row["input_ids"].device
+        require(split.model.config)
 
         def logps() -> torch.Tensor:
             inputs = {name: row[name] for name in ("input_ids", "position_ids")}

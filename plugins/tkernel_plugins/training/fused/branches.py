@@ -53,6 +53,19 @@ class Branches:
         return cls(tuple(pieces), tuple(masks))
 
 
+def require(config: Any) -> None:
+    """Raise if a model with this config would let every piece see all before it.
+
+    Raises:
+        RuntimeError: it does not attend by `branches`.
+    """
+    used = config.get_text_config()._attn_implementation
+    if used != NAME:
+        raise RuntimeError(
+            f"a row of several sequences needs the attention {NAME!r}, and the model has {used!r}"
+        )
+
+
 def register() -> None:
     """Make `branches` known to transformers; may be called again."""
     from transformers import AttentionInterface, AttentionMaskInterface
