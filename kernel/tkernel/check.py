@@ -17,6 +17,7 @@ def check(
     facts: ModelFacts | None,
     datasets: tuple[tuple[str, ...], tuple[str, ...]],
     calls: Collection[str],
+    coming: Collection[str] = (),
 ) -> Iterator[Problem]:
     """What the plugins of the kinds `calls`, and the extensions, find wrong; each object is asked once.
 
@@ -33,7 +34,9 @@ def check(
         if method is None or unbound or id(plugin) in asked or choice.kind not in (*calls, "extension"):
             continue
         asked.add(id(plugin))
-        request = CheckRequest(options, bound.run, bound.arguments, bound.values, facts, *datasets, calls)
+        request = CheckRequest(
+            options, bound.run, bound.arguments, bound.values, facts, *datasets, calls, coming
+        )
         try:
             found = list(method(request))
         except TkError as error:

@@ -115,6 +115,9 @@ def adapt(bundle: ModelBundle, request: AdapterRequest) -> ModelBundle | None:
     Called once per adapter step, after `load_model` and `render_template`. `finetuning_type` names
     the plugin. With `request.trainable` False it loads `request.adapters` for inference.
 
+    Static fact of the plugin object: `saves_adapter` (what a stage saves is an adapter on the model, with which
+    the next stage of a chain goes on as `adapter_name_or_path`; without it, a whole model).
+
     Returns:
         The bundle with its module changed. Before any training step the module computes what it
         computed before, unless an adapter of an earlier run was loaded. What is trained is held in float32,
@@ -217,7 +220,8 @@ def train_stage(request: StageRequest) -> StageResult | None:
     its training arguments, read from source without importing it), `models` (role -> the key of its
     options that names a further model, `{"reference": "ref_model"}`; adapters on it are those of
     `ref_model_adapters`, and a folder that holds an adapter is one on the run's own model). Such a model
-    is found while planning and loaded by `request.load_model("reference")`.
+    is found while planning and loaded by `request.load_model("reference")`; `produces` (the role of what it
+    trains, `reward`: in a chain it goes to the stages whose `models` have that role, and not to the policy).
 
     Returns:
         Metrics, the folder of the result, and the trained bundle.

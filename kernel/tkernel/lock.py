@@ -44,6 +44,8 @@ class Lock:
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
+    result: Mapping[str, Any] | None = None
+    """`steps` and `metrics` of a run that has ended."""
 
 
 def write_lock(path: str | os.PathLike[str], lock: Lock, plan: Plan) -> None:
@@ -57,6 +59,7 @@ def write_lock(path: str | os.PathLike[str], lock: Lock, plan: Plan) -> None:
         "settings": {item.key: {"origin": item.origin, **_value(item.value)} for item in lock.settings},
         "choices": [asdict(choice) for choice in (*plan.choices, *plan.extensions)],
         **{section: dict(getattr(lock, section)) for section in SECTIONS},
+        **({"result": lock.result} if lock.result is not None else {}),
     }
     target = Path(path)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -89,7 +92,8 @@ def read_lock(path: str | os.PathLike[str]) -> tuple[Lock | None, list[Problem]]
         else:
             message = f"{key} was an object given from Python, and a lock cannot give it again"
             problems.append(Problem(message, origin, key, "Run it from Python, with the object."))
-    return Lock(tuple(settings), *(content[section] for section in SECTIONS)), problems
+    sections = {section: content[section] for section in (*SECTIONS, "result") if section in content}
+    return Lock(tuple(settings), **sections), problems
 
 
 def contents(lock: Lock) -> dict[str, str]:

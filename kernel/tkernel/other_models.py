@@ -24,6 +24,10 @@ class OtherModel:
     adapters: tuple[str, ...] = ()
 
 
+Coming = Mapping[str, OtherModel | None]
+"""Folders that earlier stages of a chain will write, and what will be in them; None if that cannot be told."""
+
+
 @dataclass
 class OtherModels:
     """Finds the models that a stage's `models` attribute (role -> key) names; see `tkernel.hookspecs.train_stage`."""
@@ -31,6 +35,7 @@ class OtherModels:
     settings: Settings
     own: ModelFacts | None
     hub: Mapping[str, str | None]
+    coming: Coming = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     found: dict[str, OtherModel] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -46,7 +51,10 @@ class OtherModels:
             if key + ADAPTERS in self.settings:
                 adapters, _ = convert(self.settings.setting(key + ADAPTERS), tuple[str, ...], {})
             try:
-                if is_adapter(str(name)) and self.own is not None:
+                if name in self.coming:
+                    if (made := self.coming[name]) is not None:
+                        self.found[role] = OtherModel(made.facts, (*made.adapters, *(adapters or ())))
+                elif is_adapter(str(name)) and self.own is not None:
                     self.found[role] = OtherModel(self.own, (str(name), *(adapters or ())))
                 else:
                     self.found[role] = OtherModel(read_facts(str(name), **self.hub), adapters or ())
@@ -59,3 +67,11 @@ def is_adapter(name: str) -> bool:
     """Whether a folder holds an adapter and no whole model."""
     path = Path(name).expanduser()
     return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
+
+
+def adapters_after(settings: Settings, adapters: tuple[str, ...], folder: str) -> tuple[str, ...]:
+    """The adapters of a run that goes on from `folder`: the last of `adapters` is the one trained further,
+    unless all were merged below a new one."""
+    key = "create_new_adapter"
+    merged = key in settings and convert(settings.setting(key), bool, {})[0]
+    return (*(adapters if merged else adapters[:-1]), folder)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tkernel import lock
-from tkernel.errors import TkError
+from tkernel.chain import earlier_results, open_runs, with_results
+from tkernel.continuing import claim_output_dir, mark_finished
 from tkernel.memory import InMemory, listed, wrong
-from tkernel.planning import FOR_TRAINING, Session, open_session
+from tkernel.planning import FOR_TRAINING, open_session
 from tkernel.processes import agree, world
+from tkernel.session import Session
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
 from tkernel.types.engine import Engine
@@ -34,7 +37,7 @@ from tkernel.types.requests import (
 )
 from tkernel.types.stage import StageResult
 
-__all__ = ["FOR_TRAINING", "Session", "open_engine", "open_session", "run", "train"]
+__all__ = ["FOR_TRAINING", "Session", "open_engine", "open_runs", "open_session", "run", "train", "train_all"]
 
 
 def run(
@@ -75,18 +78,52 @@ def run(
     for callback in callbacks:
         if not callable(callback) and not any(name.startswith("on_") for name in dir(callback)):
             raise wrong("one of callbacks", callback, "a `transformers.TrainerCallback`")
-    session = open_session(config, overrides=overrides, plugins=plugins, objects=objects, needs=FOR_TRAINING)
-    return train(session, callbacks)
+    runs = open_runs(config, overrides=overrides, plugins=plugins, objects=objects, needs=FOR_TRAINING)
+    return train_all(runs, callbacks)
+
+
+def train_all(sessions: Sequence[Session], callbacks: Sequence[Any] = ()) -> StageResult:
+    """Train the stages of a chain, or one run, but for those that are finished; the result of the last.
+
+    Raises:
+        TkError: an output folder cannot be used; nothing is loaded then.
+    """
+    earlier = earlier_results(sessions)
+    in_chain = len(sessions) > 1
+    for session in sessions if in_chain else ():  # what must be imported first comes before any stage
+        session.active.begin()
+    for session, result in zip(sessions, earlier, strict=True):
+        if result is None:
+            if in_chain:
+                say(f"stage {session.name}, to {session.output_dir}")
+            last = train(with_results(session), callbacks)
+            if in_chain:
+                say(f"saved to {last.output_dir} after {last.steps} steps")
+                last = replace(last, bundle=None if session is not sessions[-1] else last.bundle)
+        else:
+            last = result
+            say(f"{last.output_dir} is finished after {last.steps} steps; nothing is left to do")
+    return last
+
+
+def say(line: str) -> None:
+    """Print a line once, however many processes the run has."""
+    if world()[0] == 0:
+        print(line, flush=True)
 
 
 def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
     """Run the training stage of a session, from loading the model to saving the result."""
-    output_dir = claim_output_dir(session)
     agree(session.lock)
-    request = stage_request(session, output_dir)
+    first = world()[0] == 0  # the first process of a distributed run writes for all
+    if first:
+        claim_output_dir(session)
+    request = stage_request(session, session.output_dir)
     for callback in callbacks:
         request.slots.put("callbacks", callback, by="tkernel.run(callbacks=...)")
     result: StageResult = session.active.call(session.choice("stage"), request)
+    if first:
+        mark_finished(session, result)
     return result
 
 
@@ -122,47 +159,6 @@ def stage_request(session: Session, output_dir: Path | None = None, *, weights: 
         load_model=partial(load_other, session, renderer) if weights else None,
         open_engine=partial(start_engine, session, renderer) if weights else None,
     )
-
-
-def claim_output_dir(session: Session) -> Path | None:
-    """Make the output folder, refuse one that holds another run, write the lock and start the trace.
-
-    Raises:
-        TkError: the folder is that of the model, holds a run and neither overwriting nor resuming was
-            asked for, or cannot be written.
-    """
-    if session.options.output_dir is None:
-        return None
-    folder = Path(session.options.output_dir)
-    model = session.options.model_name_or_path
-    if model is not None and folder.resolve() == Path(model).expanduser().resolve():
-        raise TkError(f"output_dir {folder} is the folder of the model", hint="Choose another output_dir.")
-    resuming = bool(session.bound.arguments.get("resume_from_checkpoint"))
-    # A run that failed before its first step, or data prepared for it, left no more than these, and is no result.
-    trace = folder / "trace.jsonl"
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if held - {lock.FILE_NAME, trace.name, "data_report.json"} and not (
-        session.options.overwrite_output_dir or resuming
-    ):
-        raise TkError(
-            f"{folder} holds the result of another run, or other files",
-            hint="Choose another output_dir, or set `overwrite_output_dir: true`, or continue that run "
-            "with `resume_from_checkpoint: true`.",
-        )
-    if world()[0] != 0:  # the first process of a distributed run writes for all
-        return folder
-    now = session.lock()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.write_lock(folder / lock.FILE_NAME, now, session.plan)
-        if not resuming:
-            trace.unlink(missing_ok=True)
-        session.trace.write_to(trace)
-    except OSError as error:
-        raise TkError(
-            f"cannot write to {folder}: {error.strerror}", hint="Choose another output_dir."
-        ) from error
-    return folder
 
 
 def load_model(

@@ -43,10 +43,17 @@ class Model:
         return ModelBundle(Module(), Tokenizer(), request.facts, role=request.role)
 
 class Adapter:
-    name = "toy"
+    name, saves_adapter = "toy", True
     @hookimpl
     def adapt(self, bundle, request):
         bundle.module.adapters = request.adapters
+        return bundle
+
+class Whole:
+    name = "whole"
+    @hookimpl
+    def adapt(self, bundle, request):
+        bundle.module.saved = {"model_type": "toy"}
         return bundle
 
 class Rows(list):
@@ -79,8 +86,14 @@ class StageOptions:
     toy_reference: str | None = None
     toy_reference_adapters: tuple[str, ...] = ()
 
+def save(folder, module):
+    adapter = not hasattr(module, "saved")
+    (folder / ("adapter_config.json" if adapter else "config.json")).write_text('{"model_type": "toy"}')
+    (folder / ("adapter_model.safetensors" if adapter else "model.safetensors")).write_text("trained")
+
 class Stage:
     name, Options = "toy", StageOptions
+    training_arguments = "tk_toy_arguments:Arguments"
     models = {"reference": "toy_reference"}
     @hookimpl
     def train_stage(self, request):
@@ -93,9 +106,36 @@ class Stage:
             said = [other.role, other.facts.name, *getattr(other.module, "adapters", ())]
             said += [d.text for d in request.open_engine(other).stream([])]
             (request.output_dir / "other.txt").write_text(" ".join(said))
+        out, module = request.output_dir, request.bundle.module
         count = sum(len(d.rows) for d in request.train)
-        (request.output_dir / "count.txt").write_text(str(count))
+        (out / "count.txt").write_text(str(count))
+        begun = [request.bundle.facts.name, *getattr(module, "adapters", ())]
+        (out / "from.txt").write_text(" ".join(begun))
+        if request.options.toy_mode == "killed" and not (out / "checkpoint-1").exists():
+            (out / "checkpoint-1").mkdir()
+            save(out / "checkpoint-1", module)
+            raise KeyboardInterrupt
+        save(out, module)
         return StageResult(request.bundle, request.output_dir, request.options.toy_steps, {"rows": float(count)})
+
+class Judge(Stage):
+    name, produces, models = "judge", "reward", {}
+
+@dataclass(frozen=True)
+class LearnOptions(StageOptions):
+    """Options."""
+    toy_reward: str | None = None
+    toy_gain: float = 1.0
+
+class Learn(Stage):
+    name, Options, models = "learn", LearnOptions, {"reward": "toy_reward"}
+    @hookimpl
+    def train_stage(self, request):
+        result = Stage.train_stage(self, request)
+        judge = request.load_model("reward")
+        said = [judge.facts.name, *getattr(judge.module, "adapters", ())]
+        (request.output_dir / "judge.txt").write_text(" ".join(said))
+        return result
 
 class Engine:
     name = "toy"
@@ -114,14 +154,26 @@ class Loud:
 
 MODEL, ADAPTER, DATASET, TEMPLATE, STAGE, ENGINE, LOUD = (
     Model(), Adapter(), Dataset(), Template(), Stage(), Engine(), Loud())
+WHOLE, JUDGE, LEARN = Whole(), Judge(), Learn()
 '''
+
+ARGUMENTS = """
+from dataclasses import dataclass
+
+@dataclass
+class Arguments:
+    max_steps: int = -1
+    save_steps: float = 500
+    learning_rate: float = 5e-5
+    resume_from_checkpoint: str | None = None
+"""
 
 ENTRIES = {
     "model": {"toy": "MODEL"},
-    "adapter": {"toy": "ADAPTER"},
+    "adapter": {"toy": "ADAPTER", "whole": "WHOLE"},
     "dataset": {"toytext": "DATASET"},
     "template": {"toy": "TEMPLATE"},
-    "stage": {"toy": "STAGE"},
+    "stage": {"toy": "STAGE", "judge": "JUDGE", "learn": "LEARN"},
     "engine": {"toy": "ENGINE"},
     "extension": {"loud": "LOUD"},
 }
@@ -145,6 +197,7 @@ class Toy:
     def __init__(self, site: Site, folder: Path) -> None:
         self.site, self.folder = site, folder
         site.distribution("tk-toy", ENTRIES, TOY, requires=("tkernel>=1,<2",))
+        (site.folder / "tk_toy_arguments.py").write_text(ARGUMENTS)
         (folder / "model").mkdir()
         (folder / "model" / "config.json").write_text('{"model_type": "toy"}')
         (folder / "rows.txt").write_text("one\ntwo\n")

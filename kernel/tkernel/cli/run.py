@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from tkernel.cli.arguments import split_file
-from tkernel.cli.screen import show_notes, show_result
-from tkernel.pipeline import FOR_TRAINING, open_session, train
+from tkernel.cli.screen import show_notes
+from tkernel.pipeline import FOR_TRAINING, open_runs, train_all
 from tkernel.processes import world
 
 Plugins = Annotated[
@@ -30,10 +30,10 @@ def run(
     Example:  tk run examples/support.yaml --learning_rate 1e-5 --plugin resources
     """
     path, overrides = split_file(file, ctx.args)
-    session = open_session(path, overrides=overrides, plugins=plugin or (), needs=FOR_TRAINING)
+    runs = open_runs(path, overrides=overrides, plugins=plugin or (), needs=FOR_TRAINING)
     first = world()[0] == 0
     if first:
-        show_notes(session)
-    result = train(session)
-    if first:
-        show_result(result)
+        show_notes(*runs)
+    result = train_all(runs)
+    if first and len(runs) == 1 and result.bundle is not None:
+        print(f"saved to {result.output_dir} after {result.steps} steps")

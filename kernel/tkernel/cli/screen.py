@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tkernel.planning import Session
-from tkernel.types.stage import StageResult
+from tkernel.session import Session
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
@@ -24,13 +23,7 @@ def origin(distribution: str, version: str) -> str:
     return f"{distribution} {version[:19] if version.startswith('sha256:') else version}"
 
 
-def show_notes(session: Session) -> None:
+def show_notes(*sessions: Session) -> None:
     """What the configuration did that the user may not expect, on standard error."""
-    for note in session.bound.notes:
+    for note in dict.fromkeys(note for session in sessions for note in session.bound.notes):
         print(f"note: {note}", file=sys.stderr)
-
-
-def show_result(result: StageResult) -> None:
-    """The last lines of a run."""
-    if result.output_dir is not None:
-        print(f"saved to {result.output_dir} after {result.steps} steps")

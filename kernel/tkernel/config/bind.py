@@ -12,7 +12,7 @@ from typing import Any
 
 from tkernel.config.convert import annotation_of, convert
 from tkernel.config.options import RunOptions
-from tkernel.config.renames import rename
+from tkernel.config.renames import RENAMES, rename
 from tkernel.config.settle import Settings
 from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.config.unknown import explain
@@ -131,6 +131,7 @@ def bind(
     *,
     installed: Sequence[Entry] = (),
     consumed: Collection[str] = (),
+    elsewhere: Collection[str] = (),
     problems: Sequence[Problem] = (),
     check: Callable[[Bound], Iterable[Problem]] = lambda bound: (),
 ) -> Bound:
@@ -142,6 +143,7 @@ def bind(
         installed: all plugins, for the message on a key that one of the others owns. They are imported
             only then, in a child process.
         consumed: keys that choosing has read, `use_NAME` of an extension.
+        elsewhere: keys that are no mistake though nobody here owns them: another stage of the chain does.
         problems: found elsewhere (choosing, datasets), to be reported together with these.
         check: finds what is wrong with values that are right one by one; its problems get their origin from
             their key. One that names a key whose value is wrong already waits until that is right.
@@ -175,7 +177,8 @@ def bind(
     typed = _values(settings, rest, found)
     switches = [settings.setting(key) for key in settings if key in consumed and key not in keys]
     found += [problem for switch in switches if (problem := convert(switch, bool, {})[1])]
-    unowned = [settings.setting(key) for key in settings if key not in keys and key not in consumed]
+    ownerless = [key for key in settings if key not in keys and key not in consumed]
+    unowned = [settings.setting(key) for key in ownerless if key not in elsewhere]
     if unowned:
         labels = [owner.label for owner in owners]
         explained, accepted = explain(unowned, keys, labels, installed, settings)
@@ -189,8 +192,15 @@ def bind(
             origin = problem.origin or settings.origin(problem.key or "")
             found.append(dataclasses.replace(problem, origin=origin))
     if found:
-        raise ConfigError(sorted(dict.fromkeys(found), key=_place))
+        raise ConfigError(sorted(dict.fromkeys(found), key=place))
     return bound
+
+
+def known_keys(owners: Sequence[Owner], arguments: Arguments | None) -> set[str]:
+    """Every key that such a run could have, under its names of today and of yesterday."""
+    groups = [_keys_of(owner.label, owner.distribution, owner.options) for owner in owners]
+    keys = {key.name for key in _argument_keys(arguments)}.union(*groups)
+    return keys | {old for old, now in RENAMES.items() if now.new in keys}
 
 
 def _keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[str, Key]:
@@ -285,7 +295,7 @@ def _two_owners(first: Key, second: Key) -> Problem:
     return Problem(message, key=first.name, hint=hint)
 
 
-def _place(problem: Problem) -> tuple[bool, str, int]:
+def place(problem: Problem) -> tuple[bool, str, int]:
     """Orders problems of one file by line, those without an origin last."""
     file, _, line = (problem.origin or "").rpartition(":")
     return (problem.origin is None, file, int(line)) if line.isdigit() else (not problem.origin, file, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -12,16 +13,30 @@ _DECODER = json.JSONDecoder()
 
 
 class LocatedObject(dict[str, Any]):
-    """A JSON object; `lines` has the line of each key (from 1), `duplicates` (key, line, line of the first)."""
+    """An object of JSON, or a mapping of YAML.
 
-    def __init__(self) -> None:
-        super().__init__()
+    `lines` has the line of each key (from 1), `texts` scalars of YAML exactly as they were written, and
+    `duplicates` (key, line, line of the first).
+    """
+
+    def __init__(self, items: Iterable[tuple[str, Any]] = ()) -> None:
+        super().__init__(items)
         self.lines: dict[str, int] = {}
+        self.texts: dict[str, str] = {}
         self.duplicates: list[tuple[str, int, int]] = []
+
+    def put(self, key: str, value: Any, line: int, text: str | None = None) -> None:
+        """Set a key; of one that is written twice the first value counts."""
+        if key in self:
+            self.duplicates.append((key, line, self.lines[key]))
+            return
+        self[key], self.lines[key] = value, line
+        if text is not None:
+            self.texts[key] = text
 
 
 def loads(text: str) -> Any:
-    """Parse `text`; objects, and objects in objects, become `LocatedObject`, all else as `json.loads` has it.
+    """Parse `text`; objects, wherever they are, become `LocatedObject`, all else as `json.loads` has it.
 
     Raises:
         json.JSONDecodeError: with `lineno` and `colno`.
@@ -40,9 +55,25 @@ def _skip(text: str, position: int) -> int:
 
 
 def _value(text: str, position: int, line_ends: list[int]) -> tuple[Any, int]:
-    if text[position : position + 1] == "{":
-        return _object(text, position, line_ends)
+    match text[position : position + 1]:
+        case "{":
+            return _object(text, position, line_ends)
+        case "[":
+            return _array(text, position, line_ends)
     return _DECODER.raw_decode(text, position)
+
+
+def _array(text: str, start: int, line_ends: list[int]) -> tuple[list[Any], int]:
+    values, end = _DECODER.raw_decode(text, start)
+    if not any(isinstance(value, dict) for value in values):
+        return values, end
+    found: list[Any] = []
+    position = _skip(text, start + 1)
+    for _ in values:  # what stands between them is right: the whole was parsed
+        value, position = _value(text, position, line_ends)
+        found.append(value)
+        position = _skip(text, _skip(text, position) + 1)
+    return found, end
 
 
 def _object(text: str, start: int, line_ends: list[int]) -> tuple[LocatedObject, int]:
@@ -59,10 +90,7 @@ def _object(text: str, start: int, line_ends: list[int]) -> tuple[LocatedObject,
         if text[position : position + 1] != ":":
             raise json.JSONDecodeError("Expecting ':' delimiter", text, position)
         value, position = _value(text, _skip(text, position + 1), line_ends)
-        if key in found:
-            found.duplicates.append((key, line, found.lines[key]))
-        else:
-            found[key], found.lines[key] = value, line
+        found.put(key, value, line)
         position = _skip(text, position)
         if text[position : position + 1] == "}":
             return found, position + 1

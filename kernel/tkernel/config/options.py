@@ -36,8 +36,13 @@ class RunOptions:
     """Where checkpoints, logs, the lock and the trace are written."""
     overwrite_output_dir: bool = False
     """Allow an `output_dir` that has results of another run."""
+    warm_start: bool | str | None = None
+    """Begin a new run from the weights of an earlier one: a checkpoint, or a run's folder (its result if it is
+    finished, else its newest checkpoint). True: the run in `output_dir`, and the new one is written beside it."""
     seed: int = field(default=42, metadata={"ge": 0, "le": 4294967295})
     """Of initialisation, shuffling and sampling."""
+    stages: tuple[dict[str, Any], ...] = ()
+    """A chain of runs in one file; each entry has the keys of one run, over the common ones."""
     plugins: tuple[str, ...] = ()
     """Preferred plugins and active extensions, in the order in which extensions wrap."""
 

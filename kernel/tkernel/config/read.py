@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tkernel.config import json_text
+from tkernel.config.json_text import LocatedObject, loads
 from tkernel.config.suggest import near_file
 from tkernel.errors import ConfigError, Problem
 
@@ -82,7 +82,7 @@ def read_json(path: Path, what: str) -> Any:
         ConfigError: there is none, or a syntax error, told with line and column.
     """
     try:
-        return json_text.loads(read_text(path, what))
+        return loads(read_text(path, what))
     except json.JSONDecodeError as error:
         found = error.doc[error.pos : error.pos + 12].splitlines()
         end = "the end of the file" if error.pos >= len(error.doc) else "a line end"
@@ -102,7 +102,7 @@ def parse_value(text: str) -> Any:
 
         try:
             node = _compose(text)
-            return text if node is None else _value(node, [])
+            return text if node is None else _value(node)
         except (YAMLError, ValueError):
             return text
     from ruamel.yaml.nodes import ScalarNode
@@ -120,7 +120,7 @@ def _compose(text: str) -> Node | None:
 
 def _settings_of_yaml(text: str, shown: str) -> tuple[list[Setting], list[Problem]]:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
-    from ruamel.yaml.nodes import MappingNode, ScalarNode
+    from ruamel.yaml.nodes import MappingNode
 
     try:
         root = _compose(text)
@@ -136,30 +136,33 @@ def _settings_of_yaml(text: str, shown: str) -> tuple[list[Setting], list[Proble
         return [], [
             Problem(f"the file holds {kind}, not keys", origin, hint="Write one `key: value` a line.")
         ]
-    settings: dict[str, Setting] = {}
-    problems: list[Problem] = []
-    for key, node, line in _pairs(root):
-        duplicates: list[tuple[str, int, int]] = []
-        value = _value(node, duplicates)
-        problems += [_duplicate(inner, f"{shown}:{at}", before) for inner, at, before in duplicates]
-        if key in settings:
-            problems.append(_duplicate(key, f"{shown}:{line}", int(settings[key].origin.rpartition(":")[2])))
-            continue
-        written = node.value if isinstance(node, ScalarNode) else None
-        settings[key] = Setting(key, value, f"{shown}:{line}", written)
-    return list(settings.values()), problems
+    mapping = _value(root)
+    return settings_of(mapping, shown), list(_duplicates(mapping, shown))
 
 
 def _settings_of_json(root: Any, shown: str) -> tuple[list[Setting], list[Problem]]:
-    if not isinstance(root, json_text.LocatedObject):
+    if not isinstance(root, LocatedObject):
         return [], [Problem("the file holds no JSON object with keys", f"{shown}:1")]
-    settings = [Setting(key, value, f"{shown}:{root.lines[key]}") for key, value in root.items()]
-    return settings, [_duplicate(key, f"{shown}:{line}", first) for key, line, first in root.duplicates]
+    return settings_of(root, shown), list(_duplicates(root, shown))
 
 
-def _duplicate(key: str, origin: str, first: int) -> Problem:
-    hint = "Keep one of the two lines."
-    return Problem(f"{key!r} is set twice; line {first} sets it too", origin, key, hint)
+def settings_of(mapping: LocatedObject, file: str) -> list[Setting]:
+    """The keys of a mapping in `file`."""
+    return [
+        Setting(key, value, f"{file}:{mapping.lines[key]}", mapping.texts.get(key))
+        for key, value in mapping.items()
+    ]
+
+
+def _duplicates(value: Any, shown: str) -> Iterator[Problem]:
+    """Keys that are set twice, in mappings within lists and mappings too."""
+    if isinstance(value, LocatedObject):
+        for key, line, first in value.duplicates:
+            message = f"{key!r} is set twice; line {first} sets it too"
+            yield Problem(message, f"{shown}:{line}", key, "Keep one of the two lines.")
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _duplicates(item, shown)
 
 
 def _syntax_problem(error: MarkedYAMLError, shown: str) -> Problem:
@@ -186,7 +189,7 @@ def _pairs(mapping: Node) -> Iterator[tuple[str, Node, int]]:
         if key.tag == f"{_TAG}merge":
             merged += value.value if value.tag == f"{_TAG}seq" else [value]
             continue
-        name = key.value if isinstance(key.value, str) else str(_value(key, []))
+        name = key.value if isinstance(key.value, str) else str(_value(key))
         seen.add(name)
         yield name, value, key.start_mark.line + 1
     for source in merged:
@@ -196,19 +199,15 @@ def _pairs(mapping: Node) -> Iterator[tuple[str, Node, int]]:
                 yield name, value, line
 
 
-def _value(node: Node, duplicates: list[tuple[str, int, int]]) -> Any:
-    from ruamel.yaml.nodes import MappingNode, SequenceNode
+def _value(node: Node) -> Any:
+    from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
     if isinstance(node, SequenceNode):
-        return [_value(item, duplicates) for item in node.value]
+        return [_value(item) for item in node.value]
     if isinstance(node, MappingNode):
-        found: dict[str, Any] = {}
-        lines: dict[str, int] = {}
+        found = LocatedObject()
         for key, item, line in _pairs(node):
-            if key in found:
-                duplicates.append((key, line, lines[key]))
-            else:
-                found[key], lines[key] = _value(item, duplicates), line
+            found.put(key, _value(item), line, item.value if isinstance(item, ScalarNode) else None)
         return found
     return _scalar(node.tag, node.value)
 

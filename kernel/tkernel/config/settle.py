@@ -28,6 +28,7 @@ class Settings(Mapping[str, Any]):
         for layer in layers:
             for setting in layer:
                 self._history.setdefault(setting.key, []).append(setting)
+        self.layers = layers
         self.problems = tuple(problems)
 
     def __getitem__(self, key: str) -> Any:
@@ -38,6 +39,10 @@ class Settings(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._history)
+
+    def without(self, *keys: str) -> list[list[Setting]]:
+        """The layers without some keys."""
+        return [[setting for setting in layer if setting.key not in keys] for layer in self.layers]
 
     def setting(self, key: str) -> Setting:
         """The setting that won."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from tkernel.types.bundle import ModelBundle
+from typing import Any
 
 
 @dataclass(frozen=True)
 class StageResult:
     """Metrics (floats under the Trainer's names), where the result was saved, the trained bundle."""
 
-    bundle: ModelBundle
+    bundle: Any
+    """A `ModelBundle`; None for a run that had been finished before, of which nothing was loaded."""
     output_dir: Path | None = None
     steps: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)

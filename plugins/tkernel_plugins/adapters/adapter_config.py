@@ -24,6 +24,8 @@ def check_adapters(request: CheckRequest) -> Iterator[Problem]:
     key, names = "adapter_name_or_path", request.run.adapter_name_or_path
     for name in names:
         folder = Path(name).expanduser()
+        if name in request.coming and not folder.exists():
+            continue  # an earlier stage of the chain will write it
         try:
             if not folder.is_dir():
                 folder = hub_folder(name, (CONFIG,), "an adapter", **hub_access(request.settings))

@@ -43,6 +43,7 @@ class Lora:
 
     name = "lora"
     Options = LoraOptions
+    saves_adapter = True
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Adapters that cannot be loaded, options that cannot change the one that is trained further, precision."""

@@ -14,7 +14,7 @@ from tkernel.cli.screen import origin, show_notes, table
 from tkernel.config.renames import RENAMES
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import UsageError
-from tkernel.pipeline import Session, open_session
+from tkernel.pipeline import Session, open_runs
 from tkernel.types.plan import Choice
 
 
@@ -30,15 +30,21 @@ def plan(
     Example:  tk plan examples/support.yaml --why learning_rate
     """
     path, overrides = split_file(file, ctx.args)
-    session = open_session(path, overrides=overrides, plugins=plugin or ())
+    runs = open_runs(path, overrides=overrides, plugins=plugin or ())
     if why is not None:
-        if not show_key(session, why):
-            hint = did_you_mean(why, session.bound.keys)
+        found = [(session, lines) for session in runs if (lines := key_lines(session, why))]
+        if not found:
+            hint = did_you_mean(why, {key for session in runs for key in session.bound.keys})
             raise UsageError(f"no plugin of this run has a key {why!r}", hint=hint)
+        for session, lines in found:
+            print("\n".join([*heading(session), *lines]))
     elif as_json:
-        print(json.dumps(plan_as_json(session), indent=2, default=str))
+        plans = [plan_as_json(session) for session in runs]
+        print(json.dumps({"stages": plans} if runs[0].name else plans[0], indent=2, default=str))
     else:
-        show_plan(session)
+        for session in runs:
+            show_plan(session)
+        show_notes(*runs)
 
 
 def plan_rows(session: Session) -> list[tuple[str, str, str, str]]:
@@ -59,15 +65,23 @@ def why(choice: Choice) -> str:
 def show_plan(session: Session) -> None:
     """The table of a plan."""
     facts = session.facts
+    for line in heading(session):
+        print(line)
     print(f"model   {facts.name}  ({facts.source}, model_type {facts.model_type})")
     print(table(plan_rows(session), ("hook", "provider", "distribution", "why")))
-    show_notes(session)
+
+
+def heading(session: Session) -> list[str]:
+    """What is above a stage of a chain."""
+    return [f"stage {session.name}, to {session.output_dir}"] if session.name else []
 
 
 def plan_as_json(session: Session) -> dict[str, Any]:
     """The same for programs."""
     facts = session.facts
+    named = {"name": session.name, "output_dir": session.options.output_dir} if session.name else {}
     return {
+        **named,
         "model": {"name": facts.name, "source": facts.source, "model_type": facts.model_type},
         "choices": [asdict(choice) for choice in session.plan.choices],
         "extensions": [asdict(choice) for choice in session.plan.extensions],
@@ -79,21 +93,19 @@ def plan_as_json(session: Session) -> dict[str, Any]:
     }
 
 
-def show_key(session: Session, key: str) -> bool:
-    """Where the value of `key` came from and who owns it; False if the run has no such key."""
+def key_lines(session: Session, key: str) -> list[str]:
+    """Where the value of `key` came from and who owns it; nothing if the run has no such key."""
     rename = RENAMES.get(key)
-    if key not in session.bound.keys and rename is not None and rename.new is not None:
-        print(f"{key} is now {rename.new.removeprefix('$')}")
-        return key in session.settings or rename.new in session.bound.keys
     owned = session.bound.keys.get(key)
     if owned is None:
-        return False
+        known = rename is not None and (key in session.settings or rename.new in session.bound.keys)
+        return [f"{key} is now {rename.new.removeprefix('$')}"] if known and rename and rename.new else []
     # What was written under an older name is in the bound settings alone.
     history = session.settings.history(key) or session.bound.settings.history(key)
     value = repr(history[-1].value) if history else owned.default
-    print(f"{key} = {value}")
-    print(f"  owner    {owned.owner} ({owned.distribution})")
-    print(f"  default  {owned.default}")
-    for setting in history:
-        print(f"  set to   {setting.value!r} at {setting.origin}")
-    return True
+    lines = [
+        f"{key} = {value}",
+        f"  owner    {owned.owner} ({owned.distribution})",
+        f"  default  {owned.default}",
+    ]
+    return lines + [f"  set to   {setting.value!r} at {setting.origin}" for setting in history]
