@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from tkernel.activate import Active
 from tkernel.config.bind import Bound
@@ -17,7 +17,7 @@ def check(
     facts: ModelFacts | None,
     datasets: tuple[tuple[str, ...], tuple[str, ...]],
     calls: Collection[str],
-    coming: Collection[str] = (),
+    coming: Mapping[str, bool] | None = None,
 ) -> Iterator[Problem]:
     """What the plugins of the kinds `calls`, and the extensions, find wrong; each object is asked once.
 
@@ -35,7 +35,7 @@ def check(
             continue
         asked.add(id(plugin))
         request = CheckRequest(
-            options, bound.run, bound.arguments, bound.values, facts, *datasets, calls, coming
+            options, bound.run, bound.arguments, bound.values, facts, *datasets, calls, coming or {}
         )
         try:
             found = list(method(request))

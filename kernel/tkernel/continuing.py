@@ -70,7 +70,7 @@ def earlier_result(session: Session, *, in_chain: bool = False) -> StageResult |
         raise TkError(f"output_dir {folder} is the folder of the model", hint="Choose another output_dir.")
     wanted = session.bound.arguments.get("resume_from_checkpoint")
     overwrite = session.options.overwrite_output_dir and not wanted
-    if not holds_run(folder) or overwrite:
+    if overwrite or not (holds_run(folder) or isinstance(wanted, str)):
         return None
     before = lock_of(Path(wanted).expanduser().parent if isinstance(wanted, str) else folder)
     finished = before is not None and before.result is not None

@@ -158,6 +158,7 @@ def bind_draft(
         run.dataset if objects.train_dataset is None else ("dataset",),
         run.eval_dataset if objects.eval_dataset is None else ("eval_dataset",),
     )
+    coming = {folder: bool(made and made.adapters) for folder, made in draft.coming.items()}
     try:
         bound = bind(
             draft.settings,
@@ -167,7 +168,7 @@ def bind_draft(
             consumed=use_names(draft.index),
             elsewhere=elsewhere,
             problems=list(dict.fromkeys([*draft.problems, *(error.problem() for error in draft.errors)])),
-            check=lambda bound: check(draft.active, bound, draft.facts, names, calls, tuple(draft.coming)),
+            check=lambda bound: check(draft.active, bound, draft.facts, names, calls, coming),
         )
     except ConfigError as error:
         if draft.errors and len(error.problems) == 1:  # the one thing that is wrong keeps its type

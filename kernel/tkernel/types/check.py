@@ -33,5 +33,5 @@ class CheckRequest:
     """Names of the datasets to evaluate on; `eval_dataset` for rows in memory."""
     calls: Collection[str] = tuple(KINDS)
     """Kinds of plugins that will be called: without `stage` nothing will be trained."""
-    coming: Collection[str] = ()
-    """Folders that earlier stages of a chain will write: what is not there yet is not missing."""
+    coming: Mapping[str, bool] = field(default_factory=dict)
+    """Folders that earlier stages of a chain will write, which are not missing -> whether for an adapter."""

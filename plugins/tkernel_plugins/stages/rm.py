@@ -25,6 +25,7 @@ class RewardModelling:
     name = "rm"
     Options = Options
     rows = "preference"
+    produces = "reward"
     training_arguments = "transformers.training_args:TrainingArguments"
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:

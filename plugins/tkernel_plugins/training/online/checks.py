@@ -138,16 +138,17 @@ def check_ppo(request: CheckRequest) -> Iterator[Problem]:
         return
     is_url = name.startswith(("http://", "https://"))
     folder = Path(name).expanduser()
+    adapter = request.coming.get(name, False) or is_adapter(name)
     if kind == "api" and not is_url:
         message = f"`reward_model_type: api` wants an URL as `reward_model`, not {name}"
         yield Problem(message, key="reward_model", hint="Write `reward_model: http://HOST:PORT/...`.")
     elif kind != "api" and is_url:
         message = f"`reward_model: {name}` is an URL, and `reward_model_type` is `{kind}`"
         yield Problem(message, key="reward_model_type", hint="Write `reward_model_type: api`.")
-    elif kind == "lora" and folder.is_dir() and not is_adapter(name):
+    elif kind == "lora" and (folder.is_dir() or name in request.coming) and not adapter:
         message = f"`reward_model: {name}` holds no adapter, and `reward_model_type` is `lora`"
         yield Problem(message, key="reward_model_type", hint="Write `reward_model_type: full`.")
-    elif kind == "full" and is_adapter(name):
+    elif kind == "full" and adapter:
         message = f"`reward_model: {name}` holds an adapter, and `reward_model_type` is `full`"
         yield Problem(message, key="reward_model_type", hint="Write `reward_model_type: lora`.")
     folders = [folder, *(Path(adapter).expanduser() for adapter in options.reward_model_adapters)]
