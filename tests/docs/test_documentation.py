@@ -12,7 +12,7 @@ from generate import filled, pages
 from ruamel.yaml import YAML
 from tiny import write as write_tiny
 
-from tkernel.planning import open_session
+from tkernel.chain import open_runs
 
 PAGES = pages()
 WITH_CODE = [page for page in PAGES if any(True for _ in blocks_of(page))]
@@ -75,7 +75,7 @@ def test_what_a_page_shows_is_what_happens(page: Path, folder: Path) -> None:
         elif block.language == "yaml" and "wrong" not in block.words:
             base = YAML(typ="safe").load((folder / "tiny/train.yaml").read_text(encoding="utf-8"))
             with contextlib.chdir(folder):
-                open_session({**base, **YAML(typ="safe").load(block.text)})
+                open_runs({**base, **YAML(typ="safe").load(block.text)})
         elif block.language == "python" and "run" in block.words:
             with contextlib.chdir(folder):
                 exec(compile(block.text, str(block), "exec"), {"__name__": "documentation"})
@@ -96,7 +96,7 @@ def show(block: Block, folder: Path) -> None:
     file.write_text(block.text, encoding="utf-8")
     if block.language == "yaml" and "wrong" not in block.words:
         with contextlib.chdir(folder):
-            open_session(str(block.title))
+            open_runs(str(block.title))
 
 
 def type_in(block: Block, folder: Path) -> None:
