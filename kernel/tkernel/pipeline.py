@@ -279,10 +279,16 @@ def load_dataset(session: Session, entry: DatasetEntry) -> LoadedDataset:
 
 
 def open_engine(session: Session) -> Engine:
-    """An engine for the session's model and adapters, ready to talk."""
-    bundle = load_model(session, trainable=False)
+    """An engine for the session's model and adapters, ready to talk.
+
+    One whose `capabilities` lack `bundle` finds the weights itself: it gets a tokenizer, and no module.
+    """
+    engine = session.active.object(session.choice("engine"))
+    weights = "bundle" in getattr(engine, "capabilities", ("bundle",))
+    bundle = load_model(session, trainable=False, weights=weights)
     renderer = render_template(session, bundle)
-    bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer, trainable=False)
+    if weights:
+        bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer, trainable=False)
     return start_engine(session, renderer, bundle)
 
 
