@@ -36,6 +36,7 @@ class Pretraining:
     @hookimpl
     def train_stage(self, request: StageRequest) -> StageResult:
         """Check the arguments, prepare the data, train, evaluate, save."""
+        from tkernel_plugins.data.packing import packing_of
         from tkernel_plugins.data.prepare import prepare
         from tkernel_plugins.training.arguments import build_arguments, resume_of
         from tkernel_plugins.training.joining import collator_for
@@ -47,6 +48,7 @@ class Pretraining:
 
         arguments, options = build_arguments(request), request.options
         resume = resume_of(request)
+        packing = packing_of(options, self.rows)
         collator = collator_for(request, self.rows, padding_id(request.bundle.tokenizer))
         prepared = prepare(request, self.rows)
         trainer = SupervisedTrainer(
@@ -57,6 +59,8 @@ class Pretraining:
             accuracy=options.compute_accuracy,
             fused=options.fused,
             longest=options.cutoff_len,
+            # LLaMA-Factory's goldens divide by every token of a block.
+            count_first=packing is not None and not packing.separate,
             train_dataset=prepared.train,
             eval_dataset=prepared.eval,
             data_collator=collator,

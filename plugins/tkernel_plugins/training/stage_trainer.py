@@ -102,6 +102,10 @@ class StageTrainer(Trainer):
         """What the loss is the mean of; without more, the samples of the micro-batch. A scalar."""
         return torch.tensor(len(batch["origin"]))
 
+    def trained_items_of(self, batch: Batch) -> torch.Tensor:
+        """The same for a micro-batch of training, where a stage counts otherwise."""
+        return self.items_of(batch)
+
     def note(self, name: str, total: torch.Tensor | float, count: torch.Tensor | float = 1) -> None:
         """Count towards a mean that the next log (in evaluation: the metrics) has under `name`."""
         sums = self.sums if self.model.training else self._evaluation_sums
@@ -169,7 +173,7 @@ class StageTrainer(Trainer):
         for batch in batches:
             self.position = batch.pop(KEY, self.position)
         self._origins = [origin for batch in batches for origin in batch.get("origin", ())]
-        total = sum((self.items_of(batch).float().cpu() for batch in batches), torch.zeros(())).to(device)
+        total = sum((self.trained_items_of(b).float().cpu() for b in batches), torch.zeros(())).to(device)
         self._step_loss = torch.zeros((), device=device)
         self._step_tokens = sum(_tokens(batch) for batch in batches)
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:

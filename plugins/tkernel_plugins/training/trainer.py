@@ -16,7 +16,13 @@ from tkernel_plugins.training.anchor import Anchor
 from tkernel_plugins.training.fused.choose import fused_forward
 from tkernel_plugins.training.fused.forward import FusedForward, Wanted
 from tkernel_plugins.training.fused.pieces import TEXT
-from tkernel_plugins.training.losses import Objective, right_predictions, supervised_weight, token_loss
+from tkernel_plugins.training.losses import (
+    IGNORED,
+    Objective,
+    right_predictions,
+    supervised_weight,
+    token_loss,
+)
 from tkernel_plugins.training.stage_trainer import Batch, StageTrainer
 
 
@@ -38,6 +44,7 @@ class SupervisedTrainer(StageTrainer):
         anchor: the reference of an objective that has one.
         fused: `auto` uses `FusedForward` where it can, True insists.
         longest: most tokens of a sample, if that is known.
+        count_first: divide by all labels in training, also by the first of each row, which nothing predicts.
 
     Raises:
         TkError: `fused` is True and cannot be done; the message says why.
@@ -54,6 +61,7 @@ class SupervisedTrainer(StageTrainer):
         anchor: Anchor | None = None,
         fused: Literal["auto"] | bool = "auto",
         longest: int | None = None,
+        count_first: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(model, args, **kwargs)
@@ -62,6 +70,7 @@ class SupervisedTrainer(StageTrainer):
         self.objective = objective or Objective(smoothing=args.label_smoothing_factor)
         self.anchor = anchor
         self.longest = longest
+        self.count_first = count_first
         self.fused: FusedForward | None = None
         if fused:
             self._fuse(insist=fused is True)
@@ -82,6 +91,10 @@ class SupervisedTrainer(StageTrainer):
     def items_of(self, batch: Batch) -> torch.Tensor:
         """The supervised weight of the micro-batch."""
         return supervised_weight(batch["labels"], batch.get("weights"))
+
+    def trained_items_of(self, batch: Batch) -> torch.Tensor:
+        """`items_of`, and with `count_first` the first label of each row."""
+        return batch["labels"].ne(IGNORED).sum() if self.count_first else self.items_of(batch)
 
     def batch_loss(
         self, model: torch.nn.Module, inputs: Batch, items: torch.Tensor

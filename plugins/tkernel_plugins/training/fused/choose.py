@@ -66,9 +66,9 @@ def fused_forward(model: Any, arguments: Any, *, longest: int | None) -> FusedFo
 
 def _keeps_apart(split: SplitHead, longest: int | None, on_cpu: bool) -> bool:
     """Whether samples of one row can be kept apart by position ids that start again."""
-    if any(hasattr(part, "get_rope_index") for part in split.model.modules()):
-        return False
-    config = split.model.config.get_text_config()
+    config = split.model.config
+    if config.get_text_config() is not config:
+        return False  # images may be seen from both sides, and have positions of several dimensions
     if not on_cpu:
         return "flash" in str(config._attn_implementation)
     attention.register()
