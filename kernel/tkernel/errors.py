@@ -72,6 +72,10 @@ class UsageError(WrongRequest):
     """A command line, or what Python code gave, that cannot be understood."""
 
 
+class ModelNotFound(WrongRequest):
+    """There is no model or adapter of this name, or it cannot be reached."""
+
+
 class LockMismatch(WrongRequest):
     """A lock is replayed and something is not what it was; the message is the diff."""
 

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tkernel.config.suggest import did_you_mean
-from tkernel.errors import WrongRequest
-from tkernel.gguf_header import read_gguf_header
-from tkernel.hub import ModelNotFound, hub_folder, is_hub_id, near_path
+from tkernel.config.suggest import did_you_mean, near_path
+from tkernel.errors import ModelNotFound, WrongRequest
 from tkernel.lock import WEIGHTS, content_hash
 from tkernel.module_file import file_of
+from tkernel.sources import library
 from tkernel.types.facts import ModelFacts
 
 DEFINING = (
@@ -49,7 +48,7 @@ def read_facts(
     if path.exists():
         return _local(name, path)
     if is_hub_id(name):
-        return _folder(name, hub_folder(name, SMALL, "a model", cache_dir, revision, token), "hub")
+        return _folder(name, library("hub_folder")(name, SMALL, "a model", cache_dir, revision, token), "hub")
     hint = near_path(path) or "Give a folder, a .gguf file or a hub id."
     raise ModelNotFound(f"There is no model at {name}.", hint=hint)
 
@@ -67,6 +66,13 @@ def memory_facts(model: Any, tokenizer: Any = None) -> ModelFacts:
         chat_template=template if isinstance(template, str) else None,
         config=config,
     )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` may be one of the hub's: `name` or `owner/name`."""
+    parts = name.split("/")
+    plain = all(part and part.strip(".~") and not set(part) & set(" \\:") for part in parts)
+    return plain and len(parts) in (1, 2) and not name.endswith((".gguf", ".json"))
 
 
 def defining_files(folder: Path) -> list[Path]:
@@ -125,7 +131,7 @@ def _folder(name: str, path: Path, source: Any) -> ModelFacts:
 
 
 def _gguf(name: str, path: Path) -> ModelFacts:
-    header = read_gguf_header(path)
+    header = library("gguf_header")(path)
     config = header.config()
     if not config["model_type"]:
         raise MalformedModel(f"{path} does not say its architecture (`general.architecture`).")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tkernel.config.options import RunOptions
 from tkernel.config.settle import Settings
-from tkernel.errors import Problem, TkError
-from tkernel.facts import memory_facts, read_facts
-from tkernel.hub import ModelNotFound, hub_folder, is_hub_id, near_path
+from tkernel.config.suggest import near_path
+from tkernel.errors import ModelNotFound, Problem, TkError
+from tkernel.facts import is_hub_id, memory_facts, read_facts
 from tkernel.memory import InMemory, rows_in_memory
 from tkernel.other_models import Coming
+from tkernel.sources import library
 from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts
-
-SOURCES = "tkernel_sources"
-"""The group of the one entry point that is no plugin: every run uses it, and none chooses it."""
 
 
 def missing(settings: Settings, needs: Iterable[str], objects: InMemory) -> list[Problem]:
@@ -69,7 +66,7 @@ def missing_adapters(names: Iterable[str], settings: Settings, key: str) -> list
         path = Path(name).expanduser()
         try:
             if not path.is_dir() and "/" in name and is_hub_id(name):
-                hub_folder(name, ("adapter_config.json",), "an adapter", **hub)
+                library("hub_folder")(name, ("adapter_config.json",), "an adapter", **hub)
             elif not path.is_dir():
                 raise ModelNotFound(f"There is no adapter folder {name}.", hint=near_path(path))
         except ModelNotFound as error:
@@ -96,7 +93,7 @@ def find_datasets(
     names = getattr(run, key)
     if not names:
         return (), []
-    return resolver()(
+    found: tuple[tuple[DatasetEntry, ...], list[Problem]] = library("resolve")(
         names,
         run.dataset_dir,
         run.media_dir,
@@ -105,15 +102,4 @@ def find_datasets(
         media_origin=settings.origin("media_dir"),
         dir_origin=settings.origin("dataset_dir"),
     )
-
-
-def resolver() -> Callable[..., tuple[tuple[DatasetEntry, ...], list[Problem]]]:
-    """The function that knows where the datasets of a name are, and what `dataset_info.json` says of them.
-
-    It belongs to the library of sources, and is the entry point `resolve` of the group `tkernel_sources`.
-    """
-    found = next(iter(entry_points(group=SOURCES, name="resolve")), None)
-    if found is None:
-        raise TkError(f"nothing installed provides {SOURCES}:resolve", hint="Run: pip install tkernel")
-    resolve: Callable[..., tuple[tuple[DatasetEntry, ...], list[Problem]]] = found.load()
-    return resolve
+    return found

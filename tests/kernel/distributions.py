@@ -121,7 +121,8 @@ class Site:
         # The real package `tkernel` is elsewhere; its stand-ins are in a module of their own.
         (self.folder / "tkernel.py").rename(self.folder / "built_in.py")
         file = self.folder / "tkernel-1.0.0.dist-info" / "entry_points.txt"
-        file.write_text(file.read_text().replace("tkernel:", "built_in:"))
+        sources = "[tkernel_sources]\nhub_folder = tkernel_plugins.sources.hub:hub_folder\n"
+        file.write_text(file.read_text().replace("tkernel:", "built_in:") + "\n" + sources)
 
     @property
     def index(self) -> Index:

@@ -13,7 +13,7 @@ import pytest
 
 from tkernel.errors import TkError
 from tkernel.facts import memory_facts, read_facts
-from tkernel.gguf_header import read_gguf_header
+from tkernel_plugins.sources.gguf_header import read_gguf_header
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8}
 

@@ -84,7 +84,7 @@ def test_a_plugin_imports_no_other_plugin_and_nothing_heavy_at_module_level(modu
     assert not [n for n in imports(path, module_level=True) if n.split(".")[0] in HEAVY]
 
 
-@pytest.mark.parametrize("library", ["data", "training", "serving"])
+@pytest.mark.parametrize("library", ["data", "training", "serving", "sources"])
 def test_a_library_imports_nothing_from_the_folders_of_plugins(library: str) -> None:
     folders = tuple(f"tkernel_plugins.{kind}" for kind in KINDS)
     found = {(identity(p), n) for p in sources(PLUGINS / library) for n in imports(p)}
@@ -98,7 +98,7 @@ def test_files_are_short(path: Path) -> None:
 
 def test_the_kernel_stays_at_the_size_that_adr_0007_explains() -> None:
     lines = sum(len(p.read_text().splitlines()) for p in sources(KERNEL) if "testing" not in p.parts)
-    assert lines <= 7750
+    assert lines <= 7450
 
 
 def test_the_register_holds_one_sorted_line_per_plugin() -> None:

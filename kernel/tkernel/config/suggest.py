@@ -35,5 +35,12 @@ def near_file(path: Path) -> str | None:
     return did_you_mean(path.name, os.listdir(path.parent)) if path.parent.is_dir() else None
 
 
+def near_path(path: Path) -> str | None:
+    """What somebody meant who mistyped the first part of `path` that is not there."""
+    missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
+    folder = missing.parent
+    return did_you_mean(str(missing), map(str, folder.iterdir())) if folder.is_dir() else None
+
+
 def _fold(name: str) -> str:
     return name.lower().replace("-", "_")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tkernel.errors import Problem, TkError
-from tkernel.hub import hub_folder
 from tkernel.types.check import CheckRequest
 from tkernel_plugins.adapters.options import names_of
+from tkernel_plugins.sources.hub import hub_folder
 
 if TYPE_CHECKING:
     from tkernel_plugins.adapters.lora import LoraOptions

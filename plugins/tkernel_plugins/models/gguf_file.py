@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tkernel.gguf_header import GgufTensor, read_gguf_header
+from tkernel_plugins.sources.gguf_header import GgufTensor, read_gguf_header
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,19 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tkernel.config.suggest import did_you_mean
-from tkernel.errors import WrongRequest
-
-
-class ModelNotFound(WrongRequest):
-    """There is no model or adapter of this name, or it cannot be reached."""
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether `name` may be one of the hub's: `name` or `owner/name`."""
-    parts = name.split("/")
-    plain = all(part and part.strip(".~") and not set(part) & set(" \\:") for part in parts)
-    return plain and len(parts) in (1, 2) and not name.endswith((".gguf", ".json"))
+from tkernel.config.suggest import near_path
+from tkernel.errors import ModelNotFound
 
 
 def hub_folder(
@@ -56,13 +45,6 @@ def hub_folder(
             hint=near or f"Run without HF_HUB_OFFLINE, or: hf download {name}",
         )
     return _download(name, files, what, cache_dir, revision, token, near)
-
-
-def near_path(path: Path) -> str | None:
-    """What somebody meant who mistyped the first part of `path` that is not there."""
-    missing = next(part for part in (*reversed(path.parents), path) if not part.exists())
-    folder = missing.parent
-    return did_you_mean(str(missing), map(str, folder.iterdir())) if folder.is_dir() else None
 
 
 def _cache() -> str:
