@@ -82,6 +82,15 @@ def test_a_plugin_that_gives_what_the_suite_does_not_know_is_told(tmp_path):
     assert caught.value.hint == "Did you mean 'separator'?"
 
 
+def test_a_separator_that_the_terminator_makes_useless_is_an_error():
+    class Mine(TemplateContract):
+        plugin = "chatml"
+        separator = "!"
+
+    with pytest.raises(InvalidPlugin, match="`separator` is '!' and would not be looked at"):
+        Mine().setup_method()
+
+
 @pytest.mark.parametrize(("kind", "name"), [("template", "chatglm3"), ("dataset", "text")])
 def test_unusual_built_in_plugins_pass_without_a_test_file(kind, name):
     script = "import sys; from tkernel.testing.run import run_contract; sys.exit(run_contract(*sys.argv[1:]))"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tkernel.errors import DataError, TkError
+from tkernel.errors import DataError, InvalidPlugin, TkError
 from tkernel.testing import tiny
 from tkernel.testing.contract import Contract
 from tkernel.testing.conversations import (
@@ -57,6 +57,16 @@ class TemplateContract(Contract):
     learned in place of the next prompt's first token."""
     masked_ends: ClassVar[bool] = False
     """With `mask_history` that token is learned there after masked replies too, as in LLaMA-Factory."""
+
+    def setup_method(self) -> None:
+        """As in every suite; refuses a `separator` that nothing looks at."""
+        super().setup_method()
+        if self.terminator is not None and self.separator != TemplateContract.separator:
+            raise InvalidPlugin(
+                f"{self.name}: `separator` is {self.separator!r} and would not be looked at: the template's "
+                f"`terminator`, {self.terminator!r}, says all that follows a reply",
+                hint="Set `terminator` in the test class instead.",
+            )
 
     def renderer(self, tokenizer: Any = None) -> Renderer:
         """Call the hook."""

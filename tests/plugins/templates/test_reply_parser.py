@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from template_kit import ARGUMENTS, TEXTS, built_in, dump
 
@@ -156,3 +156,24 @@ def test_tags_that_models_write_around_calls_are_read(renderer: Renderers) -> No
         ),
     ):
         assert renderer(name).parse_reply(text).tool_calls == call, name
+
+
+QUOTED = st.text(st.sampled_from('"ab(),=[]\n'), max_size=8).filter(
+    lambda text: '"' not in text or "=" not in text
+)
+
+
+@MANY
+@given(values=st.lists(QUOTED, max_size=3), name=st.sampled_from(["f", "get-it.now"]))
+def test_lfm2_reads_strings_with_quotes_that_it_wrote_as_they_are(values: list[str], name: str) -> None:
+    lfm2 = TOOL_FORMATS["lfm2"]
+    arguments = {f"k{number}": value for number, value in enumerate(values)}
+    calls = [ToolCall(name, dump(arguments)), ToolCall("g", dump({"n": None, "l": ['a "b"']}))]
+    ends_early = any(f'"{close}' in value for value in values for close in (")]", "), "))
+    assume(not ends_early)
+    assert lfm2.read("Well. " + lfm2.write(calls).text) == ("Well. ", calls)
+
+
+def test_lfm2_reads_what_its_models_write_which_is_python() -> None:
+    text = r"""<|tool_call_start|>[f(a='x', b=True, c="q\"q")]<|tool_call_end|>"""
+    assert TOOL_FORMATS["lfm2"].read(text) == ("", [ToolCall("f", dump({"a": "x", "b": True, "c": 'q"q'}))])

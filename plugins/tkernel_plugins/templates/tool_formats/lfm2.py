@@ -1,12 +1,15 @@
 """LFM2: tools as a JSON list, calls as a list of Python calls.
 
-Strings are put between quotes as they are (LLaMA-Factory's rule), so a call whose strings hold quotes or
-backslashes cannot be read back.
+Strings are put between quotes as they are (LLaMA-Factory's rule), while the models write Python. A call is
+read as Python; where that cannot be right (quotes inside a string), as it was written here. What no reader can
+tell apart: a backslash in a string, which Python reads as an escape, and a string that spells the next argument
+(`", b="`).
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +22,7 @@ from tkernel_plugins.templates.tool_formats.format import (
     ToolFormat,
     bare,
     dump,
+    json_from,
     object_arguments,
 )
 
@@ -54,15 +58,54 @@ def _read(text: str) -> tuple[str, list[ToolCall]] | None:
     written, end, _ = rest.partition(_END)
     if not start or not end:
         return None
+    calls = _read_python(written)
+    if not calls or _write(calls).text != _START + written + _END:
+        exact = _read_exactly(written)
+        calls = exact if exact and not (calls and _has_backslash(exact)) else calls
+    return (before, calls) if calls else None
+
+
+def _has_backslash(calls: Sequence[ToolCall]) -> bool:
+    values = (value for call in calls for value in object_arguments(call).values())
+    return any(isinstance(value, str) and "\\" in value for value in values)
+
+
+def _read_python(written: str) -> list[ToolCall]:
+    """A list of calls in Python, or one call; none if it is no such thing."""
     # Line breaks stand in strings as they are, where Python wants them escaped.
     written = written.strip().replace("\r", "\\r").replace("\n", "\\n")
     try:
         body = ast.parse(written, mode="eval").body
         nodes = body.elts if isinstance(body, ast.List) else [body]
-        calls = [_call(node) for node in nodes]
-    except (SyntaxError, ValueError):
-        return None
-    return (before, calls) if calls else None
+        return [_call(node) for node in nodes]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+
+
+_NAME = r"[^\s=,()\"]+"
+_HEAD = re.compile(rf"(?:\[|, )({_NAME})\(")
+_KEY = re.compile(rf"(?:, )?({_NAME})=")
+_STRING = re.compile(rf'"(.*?)"(?=, {_NAME}=|\)(?:, {_NAME}\(|\]\Z))', re.DOTALL)
+
+
+def _read_exactly(written: str) -> list[ToolCall]:
+    """Calls as `_write` writes them; a string ends where the rest goes on like one.
+
+    Returns none if it is no such thing.
+    """
+    calls, position = [], 0
+    while head := _HEAD.match(written, position):
+        arguments: dict[str, Any] = {}
+        position = head.end()
+        while key := _KEY.match(written, position):
+            string = _STRING.match(written, key.end())
+            value = (string[1], string.end()) if string else json_from(written, key.end())
+            if value is None:
+                return []
+            arguments[key[1]], position = value
+        calls.append(ToolCall(head[1], dump(arguments)))
+        position += 1
+    return calls if written[position - 1 :] == ")]" else []
 
 
 def _call(node: ast.expr) -> ToolCall:
