@@ -19,7 +19,7 @@ from tkernel_plugins.training.online.trainer import OnlineTrainer
 
 pytestmark = pytest.mark.slow
 
-MUTANTS = Mutants(OnlineStageContract)
+MUTANTS = Mutants(OnlineStageContract, **GroupRelative.contract)
 
 
 class Changed(GroupRelative):
@@ -89,7 +89,11 @@ class TakesTheMeanOfEachMicroBatch(Changed):
             return super().batch_loss(model, inputs, inputs["mask"].sum())
 
 
-@MUTANTS.breaks("test_frozen_parameters_do_not_move", "test_equal_rewards_teach_nothing")
+@MUTANTS.breaks(
+    "test_frozen_parameters_do_not_move",
+    "test_equal_rewards_teach_nothing",
+    "test_the_policy_of_the_moment_generates",
+)
 class DecaysWhatIsFrozen(Changed):
     class trainer(GrpoTrainer):
         def get_batch_samples(self, *args):

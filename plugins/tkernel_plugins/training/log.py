@@ -19,8 +19,8 @@ class TrainerLog(TrainerCallback):
     """Appends a line at every log.
 
     Fields: `current_steps`, `total_steps`, `loss` (training steps only), `eval_loss` (and other numbers
-    of evaluations), `lr`, `epoch`, `percentage`, `elapsed_time` and `remaining_time` (H:MM:SS, of this
-    session), `throughput` (tokens per second) and `total_tokens` (padding left out, unless
+    of evaluations), `reward` and what goes with it where there is one, `lr`, `epoch`, `percentage`,
+    `elapsed_time` and `remaining_time` (H:MM:SS, of this session), `throughput` (tokens per second) and `total_tokens` (padding left out, unless
     `include_num_input_tokens_seen: true` asks for all).
     """
 
@@ -67,7 +67,7 @@ class TrainerLog(TrainerCallback):
             "current_steps": state.global_step,
             "total_steps": state.max_steps,
             "loss": logs.get("loss"),
-            **{name: value for name, value in logs.items() if _is_evaluation(name)},
+            **{name: value for name, value in logs.items() if _is_evaluation(name) or _is_reward(name)},
             "lr": logs.get("learning_rate"),
             "epoch": logs.get("epoch"),
             "percentage": round(100 * state.global_step / state.max_steps, 2),
@@ -89,6 +89,10 @@ def read(path: Path) -> list[dict[str, Any]]:
         with suppress(json.JSONDecodeError):  # a run that was killed may leave half a line
             lines.append(json.loads(line))
     return lines
+
+
+def _is_reward(name: str) -> bool:
+    return name.removeprefix("eval_") in ("reward", "reward_std", "kl", "completions/mean_length")
 
 
 def _is_evaluation(name: str) -> bool:

@@ -38,8 +38,9 @@ class ProgressLines(TrainerCallback):
         }
         where = f"step {state.global_step}/{state.max_steps}"
         if "loss" in logs:
+            reward = f"reward {logs['reward']:.4f}  " if "reward" in logs else ""
             print(
-                f"{where}  epoch {logs.get('epoch', 0):.2f}  loss {logs['loss']:.4f}  "
+                f"{where}  epoch {logs.get('epoch', 0):.2f}  loss {logs['loss']:.4f}  {reward}"
                 f"lr {logs.get('learning_rate', 0):.2e}  {self.meter.tokens_per_second:,.0f} tokens/s  "
                 f"ETA {eta(self.meter, state)}",
                 flush=True,

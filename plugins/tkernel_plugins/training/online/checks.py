@@ -104,9 +104,22 @@ def check_rewards(request: CheckRequest) -> Iterator[Problem]:
         message = f"`reward_weights` has {len(options.reward_weights)} weights for {judges} judges"
         hint = "One for each of `reward_funcs`, and one more for `reward_model` if there is one."
         yield Problem(message, key="reward_weights", hint=hint)
+    if options.reward_model:
+        yield from _value_head(request)
     if options.reward_model_adapters and not options.reward_model:
         message = "`reward_model_adapters` are adapters of `reward_model`, which is not set"
         yield Problem(message, key="reward_model_adapters", hint="Add `reward_model: PATH`.")
+
+
+def _value_head(request: CheckRequest) -> Iterator[Problem]:
+    """Whether a reward model in a folder has a value head there or with its adapters."""
+    name, adapters = request.options.reward_model, request.options.reward_model_adapters
+    folders = [Path(place).expanduser() for place in (name, *adapters)]
+    heads = ("value_head.safetensors", "value_head.bin")
+    if folders[0].is_dir() and not any((place / head).is_file() for place in folders for head in heads):
+        message = f"`reward_model: {name}` has no value_head.safetensors, so it is no reward model"
+        hint = "Train one with `stage: rm`, or name the folder of one."
+        yield Problem(message, key="reward_model", hint=hint)
 
 
 def _is_value(text: str) -> bool:
@@ -151,14 +164,7 @@ def check_ppo(request: CheckRequest) -> Iterator[Problem]:
     elif kind == "full" and adapter:
         message = f"`reward_model: {name}` holds an adapter, and `reward_model_type` is `full`"
         yield Problem(message, key="reward_model_type", hint="Write `reward_model_type: lora`.")
-    folders = [folder, *(Path(adapter).expanduser() for adapter in options.reward_model_adapters)]
-    heads = ("value_head.safetensors", "value_head.bin")
-    is_local = kind != "api" and folder.is_dir()
-    if is_local and not any((place / head).is_file() for place in folders for head in heads):
-        message = f"`reward_model: {name}` has no value_head.safetensors, so it is no reward model"
-        yield Problem(
-            message, key="reward_model", hint="Train one with `stage: rm`, or name the folder of one."
-        )
+    yield from _value_head(request)
     if kind == "api" and options.reward_model_adapters:
         message = "`reward_model_adapters` are of no use to a reward model behind an URL"
         yield Problem(message, key="reward_model_adapters", hint="Leave it out.")

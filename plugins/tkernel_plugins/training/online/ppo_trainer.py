@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,10 @@ class PpoTrainer(OnlineTrainer):
         self, model: torch.nn.Module, inputs: Batch, items: torch.Tensor
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         """The micro-batch's share of the policy's loss plus `ppo_vf_coef` times that of the values."""
-        hidden: list[torch.Tensor] = []
-        logits = completion_logits(model, inputs, hidden)
-        head = value_head.head_of(self.accelerator.unwrap_model(model))
-        assert head is not None
-        values = head(hidden[0])
+        found: list[torch.Tensor] = []
+        with _values_in_output(self.accelerator.unwrap_model(model)):
+            logits = completion_logits(model, inputs, found)
+        values = found[0]
         logps, mask = logps_of(logits, inputs, self.temperature), inputs["mask"].to(logits.dtype)
         options = self.options
         policy, policy_clipped = clipped_policy_loss(
@@ -122,8 +122,8 @@ class PpoTrainer(OnlineTrainer):
             "clip_ratio": policy_clipped,
             "value_clip_ratio": value_clipped,
         }
-        for name, found in noted.items():
-            self.note(name, (found.detach() * mask).sum(), mask.sum())
+        for name, numbers in noted.items():
+            self.note(name, (numbers.detach() * mask).sum(), mask.sum())
         loss = ((policy + options.ppo_vf_coef * error) * mask).sum()
         return loss / items, noted
 
@@ -170,6 +170,25 @@ class PpoTrainer(OnlineTrainer):
             setattr(value_head.base_of(policy), value_head.NAME, head)
         if self.state.best_model_checkpoint is not None:
             value_head.load(policy, self.state.best_model_checkpoint)
+
+
+@contextmanager
+def _values_in_output(policy: Any) -> Iterator[None]:
+    """Let the head work within the model's `forward`, where DDP looks for what has been used: the output has the
+    values, (batch, length), as its one hidden state."""
+    head = value_head.head_of(policy)
+    assert head is not None
+
+    def add(_: Any, __: Any, output: Any) -> Any:
+        # DDP makes the output anew, so it can have no field of its own.
+        output["hidden_states"] = (head(output.hidden_states[-1]),)
+        return output
+
+    handle = value_head.base_of(policy).register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _without_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -58,21 +58,21 @@ def rows_of(values: torch.Tensor, batch: Mapping[str, Any], samples: Sequence[Sa
 
 
 def completion_logits(
-    model: torch.nn.Module, batch: Mapping[str, Any], hidden: list[torch.Tensor] | None = None
+    model: torch.nn.Module, batch: Mapping[str, Any], states: list[torch.Tensor] | None = None
 ) -> torch.Tensor:
     """The logits that predict columns 0 to width - 1, (batch, width, vocabulary), in float32 at least.
 
-    `hidden`, if it is given, gets the last hidden states at the same places, (batch, width, size).
+    `states`, if it is given, gets the last of the output's hidden states at the same places, (batch, width, ...).
     """
     start, length = int(batch["start"]), batch["input_ids"].shape[1]
     kept: dict[str, Any] = {}
     if _takes_logits_to_keep(model):
         kept["logits_to_keep"] = torch.arange(start, length - 1, device=batch["input_ids"].device)
-    if hidden is not None:
+    if states is not None:
         kept["output_hidden_states"] = True
     outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **kept)
-    if hidden is not None:
-        hidden.append(outputs.hidden_states[-1][:, start : length - 1])
+    if states is not None:
+        states.append(outputs["hidden_states"][-1][:, start : length - 1])
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
     logits = logits if "logits_to_keep" in kept else logits[:, start : length - 1]
     return logits if logits.dtype == torch.float64 else logits.float()
