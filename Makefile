@@ -60,6 +60,7 @@ bench: $(TESTS)
 	$(BIN)/python tests/bench/rows_memory.py --streaming
 	$(BIN)/python tests/bench/packing.py
 	$(BIN)/python tests/bench/serving.py
+	$(BIN)/python tests/bench/preference.py
 	$(BIN)/python tests/bench/training.py
 
 clean:

@@ -67,6 +67,9 @@ def check_reference(request: CheckRequest) -> Iterator[Problem]:
     options = request.options
     if not isinstance(options, ReferenceOptions):
         return
+    if request.arguments.get("do_predict"):
+        hint = "Use `do_eval: true`, or `stage: sft` with `predict_with_generate: true` for replies."
+        yield Problem("this stage makes no predictions", key="do_predict", hint=hint)
     if options.ref_model_adapters is not None and options.ref_model is None:
         message = "`ref_model_adapters` are adapters on `ref_model`, which is not set"
         yield Problem(message, key="ref_model_adapters", hint="Add `ref_model: ...`, or leave it out.")

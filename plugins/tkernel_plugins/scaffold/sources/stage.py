@@ -79,6 +79,10 @@ class Stage:
         rate = arguments["learning_rate"]
         return rate * (1 - step / steps) if arguments.get("lr_scheduler_type") == "linear" else rate
 
+    def logged(self, loss):
+        """What callbacks hear of a step."""
+        return {"loss": loss}
+
     def save(self, request, folder):
         """Model and tokenizer."""
         request.bundle.module.save_pretrained(folder)
@@ -122,7 +126,7 @@ class Stage:
                 optimizer.zero_grad()
                 entry = {"current_steps": step + 1, "total_steps": steps, "loss": losses[-1]}
                 log.write(json.dumps(entry) + "\n")
-                logs = [{"loss": losses[-1]}]
+                logs = [self.logged(losses[-1])]
                 if evaluation and arguments.get("eval_strategy") == "steps":
                     logs.append({"eval_loss": self.evaluate(module, evaluation)})
                 for callback in callbacks:
