@@ -250,6 +250,8 @@ class Worker:
             )
             if all(row.done for row in request.rows):
                 self._out.append((request, None))
+            elif request.cancelled.is_set():
+                self._release({request}, None)
         except Exception as error:
             self._fail({request}, error)
 

@@ -48,7 +48,7 @@ class Gate:
         except BaseException:
             if turn.done() and not turn.cancelled():
                 self.leave()  # its turn came while it went away
-            else:
+            elif turn in self._waiting:
                 self._waiting.remove(turn)
             raise
 

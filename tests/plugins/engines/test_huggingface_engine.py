@@ -194,6 +194,15 @@ def test_a_cancelled_request_leaves_its_place_to_one_that_waits():
         assert waiting.result(60)[0].text == "abababab"
 
 
+def test_cancelling_ends_transformers_own_loop_too():
+    engine = start(scripted_bundle("ab", endless=True))
+    engine._worker.forward.joinable = False
+    stream = engine.stream([ask("Hi")], Sampling(do_sample=False, max_new_tokens=490))
+    next(stream)
+    stream.close()
+    assert engine.reply([ask("Hi")], GREEDY)[0].text == "abababab"
+
+
 def test_one_prompt_is_read_once_for_all_of_its_replies():
     bundle = tiny.make_bundle()
     rows = []
