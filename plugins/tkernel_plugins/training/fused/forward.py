@@ -66,21 +66,10 @@ class FusedForward:
         self.undo_attention()
 
     def _forward(self) -> Callable[..., Any]:
-        def forward(
-            causal: Any,
-            input_ids: torch.Tensor | None = None,
-            attention_mask: torch.Tensor | None = None,
-            *args: Any,
-            labels: torch.Tensor | None = None,
-            wanted: Wanted | None = None,
-            **kwargs: Any,
-        ) -> Any:
-            if wanted is None or labels is None:
-                given = {"attention_mask": attention_mask, "labels": labels, **kwargs}
-                given = {name: value for name, value in given.items() if value is not None or name in kwargs}
-                return type(causal).forward(causal, input_ids, *args, **given)
-            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
-            return self._lost(inputs, labels, wanted)
+        def forward(causal: Any, *args: Any, wanted: Wanted | None = None, **kwargs: Any) -> Any:
+            if wanted is None:
+                return type(causal).forward(causal, *args, **kwargs)
+            return self._lost(kwargs, kwargs.pop("labels"), wanted)
 
         return forward
 
