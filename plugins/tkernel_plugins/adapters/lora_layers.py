@@ -7,7 +7,7 @@ takes alone are theirs.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,8 +33,20 @@ if TYPE_CHECKING:
     from tkernel_plugins.adapters.lora import LoraOptions
 
 
-def adapt(bundle: ModelBundle, request: AdapterRequest, options: LoraOptions) -> ModelBundle:
-    """Merge, resume or inject; see `lora.Lora`."""
+def wrap_module(module: Any, config: LoraConfig, seed: int) -> PeftModel:
+    """The module with a new adapter, whose first values `seed` alone decides."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(module, config)
+
+
+def adapt(
+    bundle: ModelBundle,
+    request: AdapterRequest,
+    options: LoraOptions,
+    wrap: Callable[[Any, LoraConfig, int], PeftModel] = wrap_module,
+) -> ModelBundle:
+    """Merge, resume or inject; see `lora.Lora`. `wrap` is what injects, for who does it in another way."""
     module = bundle.module
     folders = [read_adapter(name, request.settings) for name in request.adapters]
     for folder in folders:
@@ -52,14 +64,16 @@ def adapt(bundle: ModelBundle, request: AdapterRequest, options: LoraOptions) ->
         check_tokens(resumed[0], _new_tokens(module, bundle, request, kept) or {}, bundle.tokenizer)
         module = _load(module, resumed[0], bundle, trainable=True)
     else:
-        module = _inject(module, bundle, request, options)
+        module = wrap(module, _new_config(module, bundle, request, options), request.seed)
     settle_precision(module, request.arguments, options)
     if options.print_param_status:
         print_parameters(module)
     return bundle.replace(module=module.train())
 
 
-def _inject(module: Any, bundle: ModelBundle, request: AdapterRequest, options: LoraOptions) -> Any:
+def _new_config(
+    module: Any, bundle: ModelBundle, request: AdapterRequest, options: LoraOptions
+) -> LoraConfig:
     if any(isinstance(child, BaseTunerLayer) for child in module.modules()):
         raise TkError(
             f"{bundle.facts.name} has the adapter of an earlier run in it, and a new one would adapt that one",
@@ -72,7 +86,7 @@ def _inject(module: Any, bundle: ModelBundle, request: AdapterRequest, options: 
     if parts.language and not options.freeze_multi_modal_projector:
         saved += parts.projectors
     module.requires_grad_(False)
-    config = LoraConfig(
+    return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=options.lora_rank,
         lora_alpha=2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha,
@@ -85,9 +99,6 @@ def _inject(module: Any, bundle: ModelBundle, request: AdapterRequest, options: 
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(request.seed)
-        return get_peft_model(module, config)
 
 
 def _targets(

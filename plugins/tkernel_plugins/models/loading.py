@@ -119,7 +119,8 @@ def _load_module(
 
 
 def _load_gguf(file: GgufFile, config: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, GgufConfig
+    import transformers
+    from transformers import AutoModelForCausalLM
 
     from tkernel_plugins.models.gguf_weights import gguf_state_dict, is_direct
 
@@ -128,7 +129,8 @@ def _load_gguf(file: GgufFile, config: Any, kwargs: dict[str, Any]) -> tuple[Any
         model_class = AutoModelForCausalLM._model_mapping[type(config)]
         module, report = model_class.from_pretrained(None, config=config, state_dict=weights, **kwargs)
         return module, report
-    kwargs = {"quantization_config": GgufConfig(dequantize=True), **kwargs}
+    if hasattr(transformers, "GgufConfig"):  # before there was one, every file was dequantised
+        kwargs = {"quantization_config": transformers.GgufConfig(dequantize=True), **kwargs}
     folder, name = str(file.path.parent), file.path.name
     module, report = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, config=config, **kwargs)
     return module, report

@@ -164,12 +164,13 @@ def test_a_llamafactory_file_is_bound_unchanged_and_nothing_heavy_is_imported(tm
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
 def test_a_mistake_is_told_and_nothing_heavy_is_imported(tmp_path: Path) -> None:
-    assert bind_in_a_new_process(tmp_path, "learnin_rate=1", "lr_scheduler_type=cosin") == [
+    said = bind_in_a_new_process(tmp_path, "learnin_rate=1", "lr_scheduler_type=cosin")
+    # transformers adds to them now and then.
+    kinds = "linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup, inverse_sqrt, "
+    assert said.pop(2).startswith(f"    Did you mean 'cosine'? It takes: {kinds}")
+    assert said == [
         "2 problems in the configuration",
         "  command line: lr_scheduler_type cannot be 'cosin'",
-        "    Did you mean 'cosine'? It takes: linear, cosine, cosine_with_restarts, polynomial, constant, "
-        "constant_with_warmup, inverse_sqrt, reduce_lr_on_plateau, cosine_with_min_lr, cosine_warmup_with_min_lr, "
-        "warmup_stable_decay, greedy.",
         "  command line: unknown key 'learnin_rate'",
         "    Did you mean 'learning_rate'?",
         "[]",

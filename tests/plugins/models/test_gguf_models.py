@@ -47,11 +47,14 @@ def test_a_file_in_float32_gives_the_model_that_it_was_written_from(tmp_path, mo
 @pytest.mark.parametrize("model_type", ["llama", "qwen2"])
 def test_a_quantised_file_gives_the_weights_of_transformers_own_conversion(tmp_path, model_type):
     import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
+    import transformers
+    from transformers import AutoModelForCausalLM
 
     _, _, path = tiny_file(tmp_path, model_type, quantised=True)
+    # Older ones have no such config and always dequantise.
+    dequantised = transformers.GgufConfig(dequantize=True) if hasattr(transformers, "GgufConfig") else None
     theirs = AutoModelForCausalLM.from_pretrained(
-        tmp_path, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        tmp_path, gguf_file=path.name, quantization_config=dequantised, dtype=torch.float32
     ).state_dict()
     file = read_gguf(path)
     ours = gguf_state_dict(file, gguf_config(file, model_type), torch.float32)
