@@ -34,8 +34,6 @@ class Resume:
     path: Path | None = None
     step: int = 0
     notes: tuple[str, ...] = ()
-    named: bool = False
-    """The user named this one, so that the run goes on from there even if it was finished before."""
 
 
 def find_resume(wanted: Any, output_dir: Path) -> Resume:
@@ -58,7 +56,7 @@ def find_resume(wanted: Any, output_dir: Path) -> Resume:
                 f"`resume_from_checkpoint: {wanted}` is no checkpoint: {reason}",
                 hint="Write `resume_from_checkpoint: true` to take the newest whole one in `output_dir`.",
             )
-        return Resume(path, step_of(path), named=True)
+        return Resume(path, step_of(path))
     notes = []
     for path in reversed(checkpoints(output_dir)):
         reason = broken(path)

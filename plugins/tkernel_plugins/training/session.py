@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from tkernel.types.requests import StageRequest
 from tkernel.types.stage import StageResult
 from tkernel_plugins.training.card import write_card
 from tkernel_plugins.training.checkpoint_writing import abandoned, clean_up, not_saved, write_model
-from tkernel_plugins.training.checkpoints import WEIGHTS, Resume
+from tkernel_plugins.training.checkpoints import Resume
 from tkernel_plugins.training.curve import plot_losses
 from tkernel_plugins.training.interrupt import Interrupt, Stopped, leave
 from tkernel_plugins.training.log import TrainerLog
@@ -41,8 +40,7 @@ from tkernel_plugins.training.summary import Summary, template_notes
 from tkernel_plugins.training.sums import read_sums
 
 Metrics = dict[str, float]
-STATE, RESULTS = "trainer_state.json", "all_results.json"
-"""What a run writes last: the state, and its metrics."""
+STATE = "trainer_state.json"
 
 
 def run(
@@ -66,11 +64,6 @@ def run(
     output_dir = Path(trainer.args.output_dir)
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
     finished = trainer.args.do_train and _is_finished(trainer, resume)
-    if trainer.args.do_train and resume.path is not None and not resume.named:
-        steps = finished_steps(output_dir, planned_steps(trainer))
-        predicted = not trainer.args.do_predict or (output_dir / "predict_results.json").exists()
-        if steps is not None and predicted:
-            return _nothing_to_do(trainer, request, steps)
     for unwanted in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(unwanted)
     progress = progress_callback(trainer.args, trainer.meter)
@@ -184,7 +177,6 @@ def _train(trainer: StageTrainer, interrupt: Interrupt, resume: Resume, options:
     if trainer.is_world_process_zero():
         clean_up(output_dir)
         trainer.abandoned = abandoned(output_dir, resume.step)
-        (output_dir / STATE).unlink(missing_ok=True)  # from now on the result there is of another run
     require_room(trainer.model, trainer.args, planned_steps(trainer))
     try:
         with interrupt.listening():
@@ -242,27 +234,6 @@ def _load_finished(trainer: StageTrainer, path: Path) -> Metrics:
     metrics: Metrics = {"train_loss": sum(losses) / max(len(losses), 1)}
     trainer.log(metrics | {"total_flos": trainer.state.total_flos})  # what the end of training logs
     return metrics | {"train_loss": trainer.state.log_history[-1]["train_loss"]}
-
-
-def finished_steps(output_dir: Path, planned: int) -> int | None:
-    """The steps of a run of `planned` steps whose result in `output_dir` is whole; else None."""
-    if not (output_dir / RESULTS).exists() or not any((output_dir / name).exists() for name in WEIGHTS):
-        return None
-    try:
-        state = json.loads((output_dir / STATE).read_text(encoding="utf-8"))
-        return int(state["global_step"]) if state["max_steps"] == planned else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _nothing_to_do(trainer: StageTrainer, request: StageRequest, steps: int) -> StageResult:
-    output_dir = Path(trainer.args.output_dir)
-    trainer._load_from_checkpoint(str(output_dir))
-    request.slots.take("callbacks", [])
-    print(f"{output_dir} holds the result of all {steps} steps; there is nothing to do", flush=True)
-    metrics = json.loads((output_dir / RESULTS).read_text(encoding="utf-8"))
-    bundle = request.bundle.replace(module=trainer.trained_module())
-    return StageResult(bundle, output_dir, steps, metrics)
 
 
 @contextmanager
