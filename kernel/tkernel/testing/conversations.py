@@ -63,6 +63,11 @@ REPLIES = (
 """Replies that parse back, as far as the template has a place for them."""
 
 
+def saying(conversation: Conversation, position: int, text: str) -> Conversation:
+    """The conversation with other content in the message at `position`."""
+    return with_message(conversation, position, content=text)
+
+
 def with_message(conversation: Conversation, position: int, **changes: Any) -> Conversation:
     """The conversation with one message changed."""
     messages = list(conversation.messages)

@@ -21,6 +21,7 @@ from tkernel.testing.conversations import (
     WEATHER,
     as_dicts,
     calling,
+    saying,
     talk,
     with_described_tool,
     with_message,
@@ -62,11 +63,9 @@ class TemplateContract(Contract):
         """As in every suite; refuses a `separator` that nothing looks at."""
         super().setup_method()
         if self.terminator is not None and self.separator != TemplateContract.separator:
-            raise InvalidPlugin(
-                f"{self.name}: `separator` is {self.separator!r} and would not be looked at: the template's "
-                f"`terminator`, {self.terminator!r}, says all that follows a reply",
-                hint="Set `terminator` in the test class instead.",
-            )
+            says = f"`terminator`, {self.terminator!r}, says all that follows a reply"
+            hint = "Set `terminator` in the test class instead."
+            raise InvalidPlugin(f"{self.name}: `separator` is not looked at: {says}", hint=hint)
 
     def renderer(self, tokenizer: Any = None) -> Renderer:
         """Call the hook."""
@@ -88,10 +87,9 @@ class TemplateContract(Contract):
     def last_of(self, renderer: Renderer, conversation: Conversation) -> Encoded:
         """A conversation with `mask_history`; the ends that `masked_ends` allows are checked and left out."""
         encoded = renderer.encode([conversation], mask_history=True)[0]
-        if self.masked_ends:
-            for start in [start for start, _, _, part in encoded.spans if part == "prompt"]:
-                assert encoded.labels[start] in (IGNORED, self.tokenizer.eos_token_id)
-                encoded.labels[start] = IGNORED
+        for start in [s for s, _, _, part in encoded.spans if part == "prompt" and self.masked_ends]:
+            assert encoded.labels[start] in (IGNORED, self.tokenizer.eos_token_id)
+            encoded.labels[start] = IGNORED
         return encoded
 
     def decode(self, ids: list[int]) -> str:
@@ -134,10 +132,8 @@ class TemplateContract(Contract):
         training ids, and the rest of them is the reply, all of it supervised."""
         renderer = self.renderer()
         three = self.three_turns(renderer)
-        for conversation, mask_history in ((ONE_TURN, False), (ONE_TURN, True), (three, True)):
-            encoded = (
-                self.last_of(renderer, conversation) if mask_history else renderer.encode([conversation])[0]
-            )
+        last = [(conversation, self.last_of(renderer, conversation)) for conversation in (ONE_TURN, three)]
+        for conversation, encoded in ((ONE_TURN, renderer.encode([ONE_TURN])[0]), *last):
             asked = conversation.replace(messages=conversation.messages[:-1])
             prompt = renderer.prompt_ids(asked)
             assert encoded.input_ids[: len(prompt)] == prompt
@@ -201,8 +197,8 @@ class TemplateContract(Contract):
         """What is typed, and the conversation in which it is."""
         for position, message in enumerate(three.messages):
             typed = unread if message.role == "assistant" else every
-            yield typed, partial(_saying, three, position)
-        yield every, partial(_saying, TOOL_TURNS, 2)
+            yield typed, partial(saying, three, position)
+        yield every, partial(saying, TOOL_TURNS, 2)
         yield every, lambda text: with_described_tool(TOOL_TURNS, text)
         yield unread, lambda text: with_message(TOOL_TURNS, 1, tool_calls=calling({"city": text}).tool_calls)
 
@@ -396,10 +392,6 @@ def _supervised(encoded: Encoded) -> Iterator[list[int]]:
         elif stretch:
             yield stretch
             stretch = []
-
-
-def _saying(conversation: Conversation, position: int, text: str) -> Conversation:
-    return with_message(conversation, position, content=text)
 
 
 def _until_stop(ids: list[int], stop_ids: tuple[int, ...]) -> list[int]:

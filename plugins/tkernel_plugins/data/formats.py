@@ -239,7 +239,10 @@ class Row:
         tools = parse_json(value, name) if isinstance(value, str) else value
         tools = [tools] if isinstance(tools, dict) else tools
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise BadRow(f"{name} must be a list of tools", f"it is {kind_of(tools)}")
+            wrong = (
+                tools if not isinstance(tools, list) else next(t for t in tools if not isinstance(t, dict))
+            )
+            raise BadRow(f"{name} must be a list of tools, which are objects", f"there is {kind_of(wrong)}")
         return value if isinstance(value, str) else json_text(tools, name)
 
 
