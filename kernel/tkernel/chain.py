@@ -52,8 +52,11 @@ def open_runs(
     objects = objects or InMemory()
     settings = settle(config, listed("overrides", overrides, "words, `key=value`"))
     if not settings.get(STAGES):
-        keywords = {"overrides": overrides, "plugins": plugins, "objects": objects}
-        return [open_session(config, **keywords, needs=needs, calls=calls)]  # type: ignore[arg-type]
+        return [
+            open_session(
+                config, overrides=overrides, plugins=plugins, objects=objects, needs=needs, calls=calls
+            )
+        ]
     if objects.model is not None:
         hint = "Save the model, and name its folder as `model_name_or_path`."
         raise UsageError("a chain of stages begins with a model that can be loaded again", hint=hint)

@@ -144,8 +144,21 @@ def draft(
     arguments = find_arguments(plan, active)
     asked = tuple(pin.name for pin in pins.plugins if pin.origin != IN_MEMORY)
     return Draft(
-        *(settings, run, facts, train, evaluation, objects, index, plan, active, arguments, asked),
-        *(others.found, coming, problems, errors),
+        settings=settings,
+        run=run,
+        facts=facts,
+        train=train,
+        evaluation=evaluation,
+        objects=objects,
+        index=index,
+        plan=plan,
+        active=active,
+        arguments=arguments,
+        asked=asked,
+        others=others.found,
+        coming=coming,
+        problems=problems,
+        errors=errors,
     )
 
 
@@ -179,8 +192,17 @@ def bind_draft(
     if draft.facts is None:  # what is wrong was told of the stage that should make the model
         raise ConfigError([])
     return Session(
-        *(draft.settings, bound, draft.facts, draft.plan, draft.active, draft.train, draft.evaluation),
-        *(objects, draft.asked, draft.others, tuple(draft.coming)),
+        settings=draft.settings,
+        bound=bound,
+        facts=draft.facts,
+        plan=draft.plan,
+        active=draft.active,
+        train=draft.train,
+        evaluation=draft.evaluation,
+        objects=objects,
+        plugins=draft.asked,
+        others=draft.others,
+        coming=tuple(draft.coming),
     )
 
 

@@ -73,10 +73,10 @@ def test_every_mistake_is_reported_at_once_with_its_line(toy: Toy) -> None:
 
 
 def test_one_mistake_alone_keeps_its_message(toy: Toy) -> None:
-    done = toy.tk("plan", "run.yaml", "stage=toi")
+    done = toy.tk("plan", "run.yaml", "stage=tooy")
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "tk: command line: no installed plugin is stage:toi.\n  Did you mean 'toy'?"
+        "tk: command line: no installed plugin is stage:tooy.\n  Did you mean 'toy'?"
     )
 
 
