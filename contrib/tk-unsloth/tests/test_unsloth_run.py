@@ -51,8 +51,10 @@ def environment() -> Path:
     if "was made from another recipe" in made.stderr:
         made = subprocess.run([*create, "--remake"], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "-q", "pytest", "pytest-timeout"]
-    subprocess.run(pip, check=True)
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "-q"]
+    subprocess.run([*pip, "pytest", "pytest-timeout"], check=True)
+    # The register of plugins may have changed since.
+    subprocess.run([*pip, "--no-deps", "-e", ROOT, "-e", FOLDER], check=True)
     return folder
 
 
