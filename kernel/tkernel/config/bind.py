@@ -112,8 +112,8 @@ class Bound:
 
     def functions(self) -> list[str]:
         """The functions by reference that the settings name, `./file.py:fn`."""
-        named = [self.settings[name] for name in self.settings if _takes_function(self.keys.get(name))]
-        texts = [text for value in named for text in (value if isinstance(value, list) else [value])]
+        named = [value for name, value in self.values.items() if _takes_function(self.keys.get(name))]
+        texts = [text for value in named for text in (value if isinstance(value, list | tuple) else [value])]
         return [text for text in texts if is_reference(text)]
 
 

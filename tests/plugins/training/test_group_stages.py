@@ -136,3 +136,11 @@ def test_a_reward_that_fails_is_named(tmp_path):
         train(tmp_path, stage="grpo", **{**GROUP, "reward_funcs": [f"{file}:few"]})
     with pytest.raises(Exception, match=r"none` failed: TypeError.*unexpected keyword"):
         train(tmp_path, "other", stage="grpo", **{**GROUP, "reward_funcs": [f"{file}:none"]})
+
+
+def test_functions_may_be_one_text_with_commas_and_their_files_are_in_the_lock(tmp_path):
+    functions = f"{HERE}:low_bytes,{HERE}:drawn"
+    train(tmp_path, stage="grpo", **{**GROUP, "reward_funcs": functions}, max_steps=1)
+    assert history(tmp_path, "out", "rewards/drawn/mean")
+    lock = json.loads((tmp_path / "out/run.lock.json").read_text())
+    assert f"function {HERE}:low_bytes" in json.dumps(lock)
