@@ -79,6 +79,14 @@ def test_a_row_without_padding_trains_like_padded_sequences(suite, tmp_path):
     assert len(set(series[0])) == 4
 
 
+def test_activations_that_are_computed_twice_change_no_loss(tmp_path):
+    series = [
+        losses(Dpo().run(tmp_path / str(twice), train=SAID, gradient_checkpointing=twice, **FOUR)[1])
+        for twice in (True, False)
+    ]
+    assert series[0] == pytest.approx(series[1], rel=1e-5)
+
+
 @pytest.mark.parametrize(("suite", "first"), [(Dpo, math.log(2)), (Kto, 0.5)])
 def test_the_reference_is_the_model_without_its_adapter(suite, first, tmp_path):
     """A fresh adapter is the identity, so the first loss is that of equal log-probabilities."""
@@ -310,3 +318,9 @@ def test_a_reference_that_cannot_be_loaded_is_an_error(tmp_path):
     suite.other_model = None
     with pytest.raises(TkError, match="nothing to load"):
         suite.run(tmp_path, options={"ref_model": "m"}, **FOUR)
+
+
+@pytest.mark.parametrize("stage", [dpo.STAGE, kto.STAGE])
+def test_stages_without_predictions_say_so(stage):
+    request = CheckRequest(options=stage.Options(), arguments={"do_predict": True}, eval=("d",))
+    assert "do_predict" in [problem.key for problem in stage.check(request)]

@@ -82,6 +82,27 @@ def test_two_processes_train_what_one_does_with_the_same_global_batch(folder: Pa
     assert sum('"train_stage"' in call for call in calls) == 1, "the first process alone writes the trace"
 
 
+@pytest.mark.parametrize("stage", ["dpo", "kto", "rm"])
+def test_two_processes_learn_preferences_as_one_does(folder: Path, stage: str) -> None:
+    """The divergence of `kto` is the mean over both processes' completions."""
+    replies = [{"prompt": f"{n}?", "reply": "Yes. " * (n % 4 + 1), "other": f"No {n}."} for n in range(16)]
+    pairs = [{"prompt": r["prompt"], "chosen": r["reply"], "rejected": r["other"]} for r in replies]
+    judged = [
+        {"prompt": r["prompt"], "completion": r["reply"], "label": n % 2 == 0} for n, r in enumerate(replies)
+    ]
+    rows = judged if stage == "kto" else pairs
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "run.yaml").write_text(RUN.replace("val_size: 4\neval_strategy: steps\neval_steps: 2\n", ""))
+    series = []
+    for processes, size in ((1, 4), (2, 2)):
+        words = (f"stage={stage}", f"output_dir=out{processes}", f"per_device_train_batch_size={size}")
+        done = torchrun(folder, processes, *words)
+        assert done.returncode == 0, done.stderr
+        series.append(losses(folder / f"out{processes}")["loss"])
+    assert len(series[0]) == 4
+    assert series[0] == pytest.approx(series[1], rel=1e-3)
+
+
 def test_processes_that_plan_different_runs_say_what_differs_before_anything_is_loaded(folder: Path) -> None:
     (folder / "start.py").write_text(
         "import os, sys\n"
