@@ -84,8 +84,9 @@ def test_other_data_template_model_and_plugin_versions_are_refused(toy: Toy) -> 
         ("max_steps=99",),
         ("model_name_or_path=./model",),
         ("toy_token=hf_secret",),
+        ("toy_note=again",),
     ],
-    ids=["saving", "a default, written", "more steps", "another spelling", "a token"],
+    ids=["saving", "a default, written", "more steps", "another spelling", "a token", "a free option"],
 )
 def test_what_does_not_change_the_training_may_differ(toy: Toy, words: tuple[str, ...]) -> None:
     killed(toy, "max_steps=9")

@@ -83,6 +83,7 @@ class StageOptions:
     toy_steps: int = 1
     toy_mode: str = "plain"
     toy_token: str | None = None
+    toy_note: str = field(default="", metadata={"free": True})
     toy_reference: str | None = None
     toy_reference_adapters: tuple[str, ...] = ()
 

@@ -65,9 +65,9 @@ class PrepareOptions:
     """Rows that wait at once while a stream is shuffled; 1 leaves the order of the data."""
     preprocessing_batch_size: int = field(default=1000, metadata={"ge": 1})
     """Rows that are encoded together."""
-    preprocessing_num_workers: int | None = field(default=None, metadata={"ge": 1})
+    preprocessing_num_workers: int | None = field(default=None, metadata={"ge": 1, "free": True})
     """Processes that encode; None and 1 encode in this process, where the tokenizer uses all cores."""
-    overwrite_cache: bool = False
+    overwrite_cache: bool = field(default=False, metadata={"free": True})
     """Encode anew even if the cache holds what the run needs."""
     tokenized_path: str | None = None
     """A folder for what was prepared: saved there if it is empty, read if it is the same, else refused."""
