@@ -31,6 +31,8 @@ class SplitHead:
     @classmethod
     def of(cls, model: Any) -> SplitHead | None:
         """The split of `model`, if it computes the same logits; they are compared on random tokens."""
+        if not hasattr(model, "get_output_embeddings"):
+            return None
         split = cls(model)
         if type(split.head) is not torch.nn.Linear or split.head.bias is not None or split.body is None:
             return None
