@@ -20,8 +20,6 @@ from tkernel.testing import tiny
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.engine import Prompt, RequestSampling, Sampling
 
-HERE = Path(__file__).parents[1]
-sys.path.insert(0, str(HERE))
 DOOR = "tk_openai:ENGINE"
 GREEDY = Sampling(do_sample=False, max_new_tokens=8)
 ASKED = [Conversation((Message("user", text),)) for text in ("Hi", "Who runs the inn?", "How much is 12?")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from queue import SimpleQueue
@@ -27,17 +27,27 @@ EXTRA = ("top_k", "repetition_penalty")
 class RemoteEngine:
     """Implements `tkernel.types.engine.Engine` with a server.
 
+    Args:
+        extra: what is sent beside OpenAI's own fields; without it, `EXTRA` where it is not at its default.
+
     Raises:
         TkError: nobody answers, or the server does not have the model.
     """
 
     def __init__(
-        self, renderer: Renderer, bundle: ModelBundle | None, options: Options, *, seed: int = 42
+        self,
+        renderer: Renderer,
+        bundle: ModelBundle | None,
+        options: Options,
+        *,
+        seed: int = 42,
+        extra: Callable[[Sampling], dict[str, Any]] | None = None,
     ) -> None:
         self.renderer = renderer
         self.tokenizer = bundle.tokenizer if bundle is not None else None
         self.options = options
         self.seed = seed
+        self.extra = extra or _not_at_default
         key = options.openai_token or os.environ.get("OPENAI_API_KEY") or "none"
         self.client = openai.OpenAI(
             base_url=options.openai_base_url, api_key=key, timeout=options.openai_timeout, max_retries=2
@@ -125,8 +135,6 @@ class RemoteEngine:
             pieces.put(None)
 
     def _common(self, sampling: Sampling, seed: int) -> dict[str, Any]:
-        defaults = {each.name: each.default for each in fields(Sampling)}
-        extra = {name: getattr(sampling, name) for name in EXTRA if getattr(sampling, name) != defaults[name]}
         common: dict[str, Any] = {
             "model": getattr(sampling, "adapter", None) or self.model,
             "temperature": sampling.temperature if sampling.do_sample else 0,
@@ -141,7 +149,8 @@ class RemoteEngine:
             common["max_tokens"] = sampling.max_new_tokens
         if sampling.stop:
             common["stop"] = list(sampling.stop)
-        return common | ({"extra_body": extra} if extra and sampling.do_sample else {})
+        extra = self.extra(sampling)
+        return common | ({"extra_body": extra} if extra else {})
 
     def _complete(
         self,
@@ -160,6 +169,8 @@ class RemoteEngine:
         else:
             given = list(prompt.ids) or prompt.text
         words = self._common(sampling, seed)
+        # What ends a turn is the template's; a server that was not told would go on.
+        words["stop"] = list(dict.fromkeys((*sampling.stop, *self.renderer.stop_words)))
         if sampling.logprobs is not None:
             words["logprobs"] = sampling.logprobs
         yield from self._read(
@@ -282,6 +293,13 @@ class RemoteEngine:
         if isinstance(error, openai.APIStatusError):
             return TkError(f"{where} answers {error.status_code}: {error.message}")
         return error
+
+
+def _not_at_default(sampling: Sampling) -> dict[str, Any]:
+    """What of `EXTRA` somebody set; greedy replies need none of it."""
+    defaults = {each.name: each.default for each in fields(Sampling)}
+    names = [name for name in EXTRA if sampling.do_sample and getattr(sampling, name) != defaults[name]]
+    return {name: getattr(sampling, name) for name in names}
 
 
 def _said(choice: Any) -> str:
