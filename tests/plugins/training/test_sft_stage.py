@@ -112,7 +112,7 @@ def test_the_card_names_model_data_template_parameters_metrics_and_versions(trai
     train()
     card = (tmp_path / "out/README.md").read_text()
     for text in (
-        "base_model:",
+        "Base model",
         "library_name: peft",
         "lora rank 4",
         "chatml",
