@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +170,7 @@ def mark_finished(session: Session, result: StageResult) -> None:
     """Write into the lock that the run has ended, and with what."""
     if session.output_dir is not None:
         done = {"steps": result.steps, "metrics": dict(result.metrics)}
-        path = session.output_dir / lock.FILE_NAME
-        lock.write_lock(path, replace(session.lock(), result=done), session.plan)
+        lock.mark(session.output_dir / lock.FILE_NAME, done)
 
 
 def started_warm(settings: Settings) -> tuple[Settings, list[Problem]]:

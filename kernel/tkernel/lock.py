@@ -61,7 +61,16 @@ def write_lock(path: str | os.PathLike[str], lock: Lock, plan: Plan) -> None:
         **{section: dict(getattr(lock, section)) for section in SECTIONS},
         **({"result": lock.result} if lock.result is not None else {}),
     }
-    target = Path(path)
+    _write(Path(path), content)
+
+
+def mark(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
+    """Write the result of its run into a lock. What the run was made of stays as it was told when it began."""
+    content = json.loads(Path(path).read_text("utf-8"))
+    _write(Path(path), {**content, "result": dict(result)})
+
+
+def _write(target: Path, content: Mapping[str, Any]) -> None:
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     draft.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     os.replace(draft, target)

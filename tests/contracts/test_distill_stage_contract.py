@@ -1,5 +1,6 @@
 """Stage `distill` keeps the contract, with the teacher's distributions in place of labels."""
 
+import pytest
 import torch
 
 from tkernel.testing import StageContract
@@ -39,5 +40,6 @@ class TestReverse(Distills):
     options = {"teacher_model": "another"}
 
 
+@pytest.mark.slow
 class TestMixture(Distills):
     options = {"teacher_model": "another", "beta": 0.3, "ce_weight": 0.25}

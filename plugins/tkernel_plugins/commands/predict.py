@@ -25,7 +25,7 @@ def predict(
     Example:  tk predict examples/support.yaml adapter_name_or_path=out/support output_dir=out/replies
     """
     from tkernel.cli.arguments import split_file
-    from tkernel.cli.screen import show_notes, show_result
+    from tkernel.cli.screen import show_notes
     from tkernel.config.settle import settle
     from tkernel.pipeline import FOR_TRAINING, open_session, train
 
@@ -38,7 +38,7 @@ def predict(
         words += [f"eval_dataset={names}", "dataset=null"]
     session = open_session(path, overrides=words, plugins=plugin or (), needs=FOR_TRAINING)
     show_notes(session)
-    show_result(train(session))
+    print(f"saved to {train(session).output_dir}")
 
 
 COMMAND = predict

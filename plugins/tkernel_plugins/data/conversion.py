@@ -51,8 +51,8 @@ class Conversion:
         if len(self.seen) < _MOST_COLUMNS:
             self.seen.update(dict.fromkeys(map(str, raw.value)))
         row = Row(raw.value, self.columns, self.tags, self.kind)
-        further = {"columns": self._further(raw.value)} if self.kind == "prompt" else {}
         try:
+            further = {"columns": self._further(raw.value)} if self.kind == "prompt" else {}
             sample = self.form.sample(row)
         except RecursionError:
             raise BadRow("nested too deeply") from None

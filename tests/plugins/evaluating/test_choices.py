@@ -139,6 +139,7 @@ def test_lm_eval_s_tasks_are_found_in_task_dir_and_scored(folder):
     assert 0 <= results["acc,none"] <= 1
 
 
+@pytest.mark.slow
 def test_a_task_that_nobody_has_is_an_error(folder):
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     done = tk(str(folder / "eval.yaml"), "task=tiny_parrity", f"save_dir={folder / 'none'}")

@@ -8,8 +8,9 @@ from typing import Any
 import tkernel
 from tkernel.testing import tiny
 
-ROWS = [{"prompt": f"Say {n}", "level": n} for n in range(6)]
-HERE = "tests/plugins/training/online_kit.py"
+COUNT = 6
+ROWS = [{"prompt": f"Say {n}", "level": n} for n in range(COUNT)]
+HERE = __file__
 
 
 def low_bytes(prompts: Any, completions: Any, **columns: Any) -> list[float]:

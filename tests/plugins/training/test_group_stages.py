@@ -104,7 +104,7 @@ MISTAKES = {
     "there is no file ./nowhere.py": {"reward_funcs": ["./nowhere.py:fn"]},
     "has no 'low_bites'": {"reward_funcs": [f"{HERE}:low_bites"]},
     "`low_bytes` in `reward_funcs` names no function": {"reward_funcs": ["low_bytes"]},
-    "HERE` in `reward_funcs` is a value": {"reward_funcs": [f"{HERE}:HERE"]},
+    "COUNT` in `reward_funcs` is a value": {"reward_funcs": [f"{HERE}:COUNT"]},
     "does not divide the 4 completions": {"num_generations": 3},
     "must be a multiple of `gradient_accumulation_steps`": {
         "gradient_accumulation_steps": 2,
