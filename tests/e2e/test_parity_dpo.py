@@ -26,6 +26,7 @@ def test_micro_batches_and_losses_are_those_of_the_golden_run(
     seen: list[dict[str, Any]] = []
     compute = StageTrainer.compute_loss
 
+    # Looked at here, and passed on as it is: the model itself is given the pairs joined to one row.
     def recorded(trainer: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append({name: inputs[name].tolist() for name in NAMES})
         return compute(trainer, model, inputs, *args, **kwargs)

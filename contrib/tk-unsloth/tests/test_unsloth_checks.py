@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parents[1]
 sys.path.insert(0, str(FOLDER))
 
 from tk_unsloth import LORA, MODEL, Options  # noqa: E402
+from tk_unsloth.checks import device_problems  # noqa: E402
 
 FACTS = ModelFacts("tiny", "folder", "tiny", "llama", chat_template="{{ messages }}")
 
@@ -68,11 +69,11 @@ def test_an_optimizer_that_unsloth_would_silently_replace_is_refused():
     assert model_keys(arguments={"optim": "paged_adamw_8bit"}) == ["optim"]
 
 
-def test_separated_samples_and_use_cpu_are_refused_where_there_may_be_a_gpu(monkeypatch):
-    monkeypatch.delenv("UNSLOTH_FORCE_CPU")
-    monkeypatch.setattr("tk_unsloth.checks.no_accelerator", lambda: None)
-    found = model_keys(arguments={"use_cpu": True}, neat_packing=True, padding_free=True)
-    assert found == ["use_cpu", "neat_packing", "padding_free"]
+def test_separated_samples_and_use_cpu_are_refused_where_there_may_be_a_gpu():
+    joined = {"neat_packing": True, "padding_free": True}
+    found = device_problems(joined, {"use_cpu": True}, no_gpu=None)
+    assert [problem.key for problem in found] == ["use_cpu", "neat_packing", "padding_free"]
+    assert list(device_problems(joined, {"use_cpu": True}, no_gpu="this machine has none")) == []
 
 
 def test_dora_and_other_whole_modules_are_refused():

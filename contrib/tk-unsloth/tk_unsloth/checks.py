@@ -54,12 +54,15 @@ def check_model(request: CheckRequest) -> Iterator[Problem]:
     if count > 1:
         message = f"this plugin runs unsloth in one process, and {count} were started"
         yield _problem(message, "model_name_or_path", "Start one, without torchrun, or leave unsloth out.")
-    yield from _device_problems(settings, arguments)
+    forced = "UNSLOTH_FORCE_CPU is 1" if os.environ.get("UNSLOTH_FORCE_CPU") == "1" else None
+    yield from device_problems(settings, arguments, forced or no_accelerator())
 
 
-def _device_problems(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> Iterator[Problem]:
-    forced = os.environ.get("UNSLOTH_FORCE_CPU") == "1"
-    if no_accelerator() or forced:
+def device_problems(
+    settings: Mapping[str, Any], arguments: Mapping[str, Any], no_gpu: str | None
+) -> Iterator[Problem]:
+    """What unsloth does otherwise on the device; `no_gpu` is why there surely is none, None where there may be one."""
+    if no_gpu:
         optimiser = str(arguments.get("optim", ""))
         if "8bit" in optimiser or "paged" in optimiser:
             message = f"`optim: {optimiser}` needs a GPU, and unsloth would silently take another one"

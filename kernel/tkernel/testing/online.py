@@ -231,7 +231,7 @@ class OnlineStageContract(Contract):
         import torch
 
         if not self.ignores:
-            pytest.skip("the stage does not promise it")
+            pytest.skip("the suite names no change of all rewards that the stage ignores (`ignores`)")
         # A plain optimizer: Adam would hide a wrong scale.
         slots = {"optimizer": lambda model, _: torch.optim.SGD(model.parameters(), lr=1e-2)}
         size: dict[str, Any] = {"max_steps": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-2}

@@ -154,7 +154,10 @@ def bind_in_a_new_process(folder: Path, *words: str) -> list[str]:
     ).stdout.splitlines()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
+@pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="reads transformers' source, which `make test-kernel` does without",
+)
 def test_a_llamafactory_file_is_bound_unchanged_and_nothing_heavy_is_imported(tmp_path: Path) -> None:
     bound, heavy = bind_in_a_new_process(tmp_path)
     assert "'warmup_steps'" in bound
@@ -162,7 +165,10 @@ def test_a_llamafactory_file_is_bound_unchanged_and_nothing_heavy_is_imported(tm
     assert heavy == "[]"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
+@pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="reads transformers' source, which `make test-kernel` does without",
+)
 def test_a_mistake_is_told_and_nothing_heavy_is_imported(tmp_path: Path) -> None:
     said = bind_in_a_new_process(tmp_path, "learnin_rate=1", "lr_scheduler_type=cosin")
     # transformers adds to them now and then.
