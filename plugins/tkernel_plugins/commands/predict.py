@@ -27,7 +27,7 @@ def predict(
     from tkernel.cli.arguments import split_file
     from tkernel.cli.screen import show_notes
     from tkernel.config.settle import settle
-    from tkernel.pipeline import FOR_TRAINING, open_session, train
+    from tkernel.pipeline import FOR_TRAINING, open_session, train_all
 
     path, overrides = split_file(file, ctx.args)
     words = [*overrides, *ASKS]
@@ -38,7 +38,7 @@ def predict(
         words += [f"eval_dataset={names}", "dataset=null"]
     session = open_session(path, overrides=words, plugins=plugin or (), needs=FOR_TRAINING)
     show_notes(session)
-    print(f"saved to {train(session).output_dir}")
+    print(f"saved to {train_all([session]).output_dir}")
 
 
 COMMAND = predict

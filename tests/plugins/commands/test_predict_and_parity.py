@@ -62,6 +62,15 @@ def test_without_held_out_data_every_conversation_of_dataset_is_replied_to(folde
     assert not (tmp_path / "all" / "adapter_model.safetensors").exists()
 
 
+def test_the_folder_of_another_run_is_refused_and_left_as_it_is(folder, tmp_path):
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "model.safetensors").write_text("")
+    done = tk("predict", str(folder / "run.yaml"), f"output_dir={tmp_path / 'held'}")
+    assert done.returncode == 1
+    assert "holds the result of another run" in done.stderr
+    assert [path.name for path in (tmp_path / "held").iterdir()] == ["model.safetensors"]
+
+
 def test_what_val_size_splits_off_is_what_is_replied_to(folder, tmp_path):
     done = tk("predict", str(folder / "run.yaml"), f"output_dir={tmp_path / 'some'}", "val_size=2")
     assert done.returncode == 0, done.stderr
