@@ -104,6 +104,9 @@ def run(
             trainer.save_state()
             if isinstance(trainer.train_dataset, EndlessSamples) and trainer.is_world_process_zero():
                 save_report(trainer.position, output_dir)
+    except BaseException:
+        trainer.trained_module()  # whoever holds the model gets it back as it was
+        raise
     finally:
         if isinstance(progress, ProgressBar):
             progress.stop()

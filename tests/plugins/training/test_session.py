@@ -184,6 +184,20 @@ def test_bf16_on_a_cpu_is_autocast_and_leaves_nothing_wrapped_around_the_model(g
     assert {p.dtype for p in result.bundle.module.parameters()} == {torch.float32}
 
 
+def test_a_run_that_fails_leaves_nothing_in_the_forward_of_a_model_in_memory(go):
+    from transformers import TrainerCallback
+
+    class Fails(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            assert "forward" in vars(bundle.module)
+            raise RuntimeError("no more")
+
+    bundle = tiny.make_bundle()
+    with pytest.raises(RuntimeError, match="no more"):
+        go(bundle=bundle, callbacks=[Fails()])
+    assert "forward" not in vars(bundle.module)
+
+
 def test_do_train_false_evaluates_and_changes_nothing(go, samples, tmp_path):
     bundle = tiny.make_bundle()
     before = {name: tensor.clone() for name, tensor in bundle.module.state_dict().items()}
