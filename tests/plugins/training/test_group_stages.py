@@ -80,7 +80,7 @@ def test_functions_get_texts_and_columns_where_the_prompt_is_a_text_and_messages
     train(tmp_path, "talks", rows=talks, stage="grpo", **{**GROUP, **judges}, max_steps=1)
     import sys
 
-    (module,) = [m for name, m in sys.modules.items() if name.startswith("tk_function_rewards")]
+    (module,) = [m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == str(file)]
     (prompts, completions, level, rest), (talk, said, talk_level, _) = module.SEEN
     assert prompts == [f"Say {level[0]}"] * 4
     assert isinstance(completions[0], str)
