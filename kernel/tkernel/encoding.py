@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from tkernel.errors import TkError
 from tkernel.types.rendering import Segment
+from tkernel.words import Words, words_of
 
 # The template's own texts are few; this bounds those of templates that print the time.
 _CACHE_LIMIT = 4096
-_JOINED = 1500
-"""Characters up to which texts are encoded together."""
+_NOTHING = array("i")
 
 
 class SegmentEncoder:
@@ -80,10 +80,9 @@ class SegmentEncoder:
             elif segment.typed and self._spells_special(segment):
                 known.append(array("i", self._guarded(segment)))
             else:
-                texts[segment.text] = array("i")
+                texts[segment.text] = _NOTHING
                 known.append(None)
-        for text, values in zip(texts, self._batch(list(texts)), strict=True):
-            texts[text].fromlist(values)
+        texts = dict(zip(texts, self._batch(list(texts)), strict=True))
         encoded = []
         for segment, own in zip(segments, known, strict=True):
             ids = texts[segment.text] if own is None else own
@@ -100,63 +99,27 @@ class SegmentEncoder:
         token_id = self.tokenizer.convert_tokens_to_ids(text)
         return self.token_id(text) if token_id is None else int(token_id)
 
-    def _batch(self, texts: list[str]) -> Iterator[list[int]]:
+    def _batch(self, texts: list[str]) -> Iterator[array[int]]:
         """Each text as the tokenizer encodes it, without special tokens added around it."""
         if self._backend is None:
-            yield from (list(self.tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+            for text in texts:
+                yield array("i", self.tokenizer.encode(text, add_special_tokens=False))
             return
+        found = [None if self._words is None else self._words(text) for text in texts]
         # transformers leaves the settings of its last call on the backend.
         if self._backend.truncation is not None:
             self._backend.no_truncation()
         if self._backend.padding is not None:
             self._backend.no_padding()
-        joined = list(self._joined(texts))
-        encode = partial(self._backend.encode_batch_fast, add_special_tokens=False)
-        spelled = [self._separator.join(group) for group in joined]
-        # One by one: a list of ids that is read while it is fresh is in the processor's cache.
-        for group, ids in zip(joined, (encoding.ids for encoding in encode(spelled)), strict=True):
-            if len(group) == 1:
-                yield ids
-            elif ids.count(self._separator_id) != len(group) - 1:
-                yield from (encoding.ids for encoding in encode(group))
-            else:
-                start = 0
-                for _ in group[1:]:
-                    stop = ids.index(self._separator_id, start)
-                    yield ids[start:stop]
-                    start = stop + 1
-                yield ids[start:]
-
-    def _joined(self, texts: Sequence[str]) -> Iterator[list[str]]:
-        """`texts` in groups that are encoded as one, with a special token between them: calls cost more than
-        short texts do, and a tokenizer cuts a text at special tokens before it does anything else."""
-        group: list[str] = []
-        size = 0
-        for text in texts:
-            if group and (size + len(text) > _JOINED or not self._separator or self._separator in text):
-                yield group
-                group, size = [], 0
-            group.append(text)
-            size += len(text) if self._separator not in text else _JOINED
-        if group:
-            yield group
+        rest = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+        encodings = iter(self._backend.encode_batch_fast(rest, add_special_tokens=False) if rest else ())
+        for ids in found:
+            yield array("i", next(encodings).ids if ids is None else ids)
 
     @cached_property
-    def _separator(self) -> str:
-        """A special token that can stand between texts without changing their ids; "" if there is none."""
-        probes = ["a 1", " b\n", "\nÉ", "2", "  c"]
-        encode = partial(self._backend.encode, add_special_tokens=False)  # type: ignore[union-attr]
-        for name, token in self._special.items():
-            if token is None or token.lstrip or token.rstrip or token.single_word or token.normalized:
-                continue
-            apart = [i for text in probes for i in (self._special_id(name), *encode(text).ids)]
-            if encode(name.join(probes)).ids == apart[1:]:
-                return str(name)
-        return ""
-
-    @cached_property
-    def _separator_id(self) -> int:
-        return self._special_id(self._separator)
+    def _words(self) -> Words | None:
+        """The faster way, where the tokenizer allows it."""
+        return words_of(self._backend)
 
     def _spells_special(self, segment: Segment) -> bool:
         """Whether a special token's text lies in, or reaches into, text of the data."""
