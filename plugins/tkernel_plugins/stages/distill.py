@@ -54,6 +54,7 @@ class Distillation:
         from tkernel_plugins.training.arguments import build_arguments, resume_of
         from tkernel_plugins.training.distillation import DistillationTrainer, first_difference
         from tkernel_plugins.training.joining import collator_for
+        from tkernel_plugins.training.memory import Held, settle_checkpointing
         from tkernel_plugins.training.optimisation import optimizer_of
         from tkernel_plugins.training.saving import padding_id, processing_class
         from tkernel_plugins.training.session import run
@@ -96,7 +97,10 @@ class Distillation:
             data_collator=collator,
             processing_class=processing_class(request.bundle, request.renderer),
         )
-        return run(trainer, request, resume=resume, data=prepared.report.lines())
+        # The divergence holds as much as the student's logits and their loss.
+        held = Held.of_batch(arguments, options.cutoff_len, logits=2)
+        memory = settle_checkpointing(trainer, request, held)
+        return run(trainer, request, resume=resume, data=[*prepared.report.lines(), *memory])
 
 
 STAGE = Distillation()

@@ -43,6 +43,7 @@ class PreferenceOptimisation:
         from tkernel_plugins.data.collator_pairs import PreferenceCollator
         from tkernel_plugins.data.prepare import prepare
         from tkernel_plugins.training.arguments import build_arguments, resume_of
+        from tkernel_plugins.training.memory import Held, settle_checkpointing
         from tkernel_plugins.training.optimisation import optimizer_of
         from tkernel_plugins.training.part_collator import PAIR, PartCollator
         from tkernel_plugins.training.preference_trainer import PreferenceTrainer
@@ -70,6 +71,9 @@ class PreferenceOptimisation:
             processing_class=processing_class(request.bundle, request.renderer),
         )
         lines = [] if options.pref_loss in REFERENCE_FREE else trainer.use_reference(request)
+        logits = int(trainer.scorer.split is None)
+        held = Held.of_batch(arguments, options.cutoff_len, sequences=2, logits=logits)
+        lines += settle_checkpointing(trainer, request, held)
         return run(trainer, request, resume=resume, data=[*prepared.report.lines(), *lines])
 
 

@@ -44,6 +44,7 @@ class FeedbackOptimisation:
         from tkernel_plugins.data.prepare import prepare
         from tkernel_plugins.training.arguments import build_arguments, resume_of
         from tkernel_plugins.training.feedback_trainer import FeedbackTrainer
+        from tkernel_plugins.training.memory import Held, settle_checkpointing
         from tkernel_plugins.training.optimisation import optimizer_of
         from tkernel_plugins.training.part_collator import FEEDBACK, PartCollator
         from tkernel_plugins.training.saving import padding_id, processing_class
@@ -73,6 +74,9 @@ class FeedbackOptimisation:
             processing_class=processing_class(request.bundle, request.renderer),
         )
         lines = trainer.use_reference(request)
+        # No gradient flows through the completions of other prompts.
+        held = Held.of_batch(arguments, options.cutoff_len, logits=int(trainer.scorer.split is None))
+        lines += settle_checkpointing(trainer, request, held)
         return run(trainer, request, resume=resume, data=[*prepared.report.lines(), *lines])
 
 

@@ -44,6 +44,7 @@ class RewardModelling:
         from tkernel_plugins.data.collator_pairs import PreferenceCollator
         from tkernel_plugins.data.prepare import prepare
         from tkernel_plugins.training.arguments import build_arguments, resume_of
+        from tkernel_plugins.training.memory import Held, settle_checkpointing
         from tkernel_plugins.training.optimisation import optimizer_of
         from tkernel_plugins.training.part_collator import PAIR, PartCollator
         from tkernel_plugins.training.reward_start import give_head, use_padding
@@ -72,7 +73,9 @@ class RewardModelling:
             eval_dataset=prepared.eval,
             processing_class=processing,
         )
-        result = run(trainer, request, resume=resume, data=[*prepared.report.lines(), words])
+        held = Held.of_batch(arguments, options.cutoff_len, sequences=2)
+        lines = [words, *settle_checkpointing(trainer, request, held)]
+        result = run(trainer, request, resume=resume, data=[*prepared.report.lines(), *lines])
         if arguments.do_predict:
             print(f"scores in {trainer.write_predictions(result.output_dir)}", flush=True)
         return result

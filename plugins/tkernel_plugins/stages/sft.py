@@ -42,7 +42,7 @@ class SupervisedFineTuning:
         from tkernel_plugins.training.anchor import anchor_of
         from tkernel_plugins.training.arguments import build_arguments, resume_of
         from tkernel_plugins.training.joining import collator_for
-        from tkernel_plugins.training.memory import settle_checkpointing
+        from tkernel_plugins.training.memory import Held, settle_checkpointing
         from tkernel_plugins.training.objective import objective_of
         from tkernel_plugins.training.optimisation import optimizer_of
         from tkernel_plugins.training.saving import padding_id, processing_class
@@ -69,7 +69,7 @@ class SupervisedFineTuning:
             data_collator=collator,
             processing_class=processing_class(request.bundle, request.renderer),
         )
-        memory = settle_checkpointing(trainer, request)
+        memory = settle_checkpointing(trainer, request, Held.of_text(trainer))
         return run(trainer, request, resume=resume, data=[*prepared.report.lines(), *memory])
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+
 from tkernel.types.requests import StageRequest
+from tkernel_plugins.training.stage_trainer import StageTrainer
 from tkernel_plugins.training.trainer import SupervisedTrainer
 
 SHARE = 0.7
@@ -14,7 +18,40 @@ SHARE = 0.7
 KEYS = ("activation_checkpointing", "gradient_checkpointing", "disable_gradient_checkpointing")
 
 
-def settle_checkpointing(trainer: SupervisedTrainer, request: StageRequest) -> list[str]:
+@dataclass(frozen=True)
+class Held:
+    """How many tokens are held at once for the gradient of a micro-batch, where its samples are the longest."""
+
+    tokens: int
+    logits: int = 0
+    """Tokens whose logits are held."""
+
+    @classmethod
+    def of_batch(
+        cls, arguments: TrainingArguments, longest: int, *, sequences: int = 1, logits: int = 0
+    ) -> Held:
+        """Of a whole micro-batch.
+
+        Args:
+            longest: most tokens of a sequence.
+            sequences: of a sample.
+            logits: how often the logits of all its tokens are held.
+        """
+        tokens = arguments.per_device_train_batch_size * sequences * longest
+        return cls(tokens, logits * tokens)
+
+    @classmethod
+    def of_text(cls, trainer: SupervisedTrainer) -> Held | None:
+        """Of what `SupervisedTrainer` makes of a micro-batch; None where no longest sample is known."""
+        if not trainer.longest:
+            return None
+        fused = trainer.fused
+        if fused is not None and fused.by_row and fused.takes_gradients():
+            return cls(max(trainer.longest, fused.longest))
+        return cls.of_batch(trainer.args, trainer.longest, logits=int(fused is None))
+
+
+def settle_checkpointing(trainer: StageTrainer, request: StageRequest, held: Held | None) -> list[str]:
     """Turn gradient checkpointing on where activations would not fit; lines for the screen.
 
     On a CPU only: on a GPU it is on from the start. A user who has set one of `KEYS` has decided.
@@ -27,7 +64,7 @@ def settle_checkpointing(trainer: SupervisedTrainer, request: StageRequest) -> l
     )
     if decided or enable is None or not trainer.args.do_train or trainer.args.device.type != "cpu":
         return []
-    needed, free = activations(trainer), free_bytes()
+    needed, free = activations(trainer, held), free_bytes()
     if needed is None or free is None or needed <= SHARE * free:
         return []
     enable({"use_reentrant": False})
@@ -37,8 +74,8 @@ def settle_checkpointing(trainer: SupervisedTrainer, request: StageRequest) -> l
     ]
 
 
-def activations(trainer: SupervisedTrainer) -> int | None:
-    """Bytes that a micro-batch of the longest samples holds for its gradient; None for an unknown model.
+def activations(trainer: StageTrainer, held: Held | None) -> int | None:
+    """Bytes that `held` takes; None for an unknown model.
 
     A layer holds 34 bytes per token and unit of width in sixteen bits (Korthikanti et al. 2022,
     arXiv:2205.05198, without the square of the length, which torch's attention does not hold).
@@ -46,18 +83,12 @@ def activations(trainer: SupervisedTrainer) -> int | None:
     config: Any = getattr(trainer.model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     width, layers = getattr(config, "hidden_size", None), getattr(config, "num_hidden_layers", None)
-    if not (width and layers and trainer.longest):
+    if not (width and layers and held):
         return None
     size = 2 if trainer.args.bf16 or trainer.args.fp16 else 4
-    fused = trainer.fused
-    tokens = trainer.longest * trainer.args.per_device_train_batch_size
-    if fused is not None and fused.by_row and fused.takes_gradients():
-        tokens = max(trainer.longest, fused.longest)
-    needed = tokens * layers * width * 17 * size
-    if fused is None:
-        # Logits, the same in float32, their softmax and its gradient.
-        needed += tokens * config.vocab_size * (size + 12)
-    return int(needed)
+    # Logits, the same in float32, their softmax and its gradient.
+    of_logits = held.logits * config.vocab_size * (size + 12)
+    return int(held.tokens * layers * width * 17 * size + of_logits)
 
 
 def free_bytes() -> int | None:

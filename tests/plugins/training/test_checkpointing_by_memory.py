@@ -24,7 +24,7 @@ def test_activations_are_computed_twice_only_where_they_do_not_fit(
     request = make_request(bundle=tiny.make_bundle())
     request.settings.update(settings)
     trainer = make_trainer(request, longest=4096)
-    lines = memory.settle_checkpointing(trainer, request)
+    lines = memory.settle_checkpointing(trainer, request, memory.Held.of_text(trainer))
     assert any(getattr(m, "gradient_checkpointing", False) for m in trainer.model.modules()) == checkpoints
     assert [line.startswith("memory     activations") for line in lines] == [True] * checkpoints
 
@@ -32,8 +32,9 @@ def test_activations_are_computed_twice_only_where_they_do_not_fit(
 def test_samples_that_are_joined_by_piece_need_less_than_a_batch(make_trainer, make_request):
     whole = make_trainer(make_request(per_device_train_batch_size=8), longest=64, fused=False)
     pieces = make_trainer(make_request(per_device_train_batch_size=8), longest=64)
-    assert memory.activations(pieces) < memory.activations(whole)
-    assert memory.activations(make_trainer(make_request(), longest=None)) is None
+    held, more = memory.Held.of_text(pieces), memory.Held.of_text(whole)
+    assert memory.activations(pieces, held) < memory.activations(whole, more)
+    assert memory.Held.of_text(make_trainer(make_request(), longest=None)) is None
 
 
 def test_free_memory_is_a_positive_number():

@@ -16,7 +16,7 @@ from tkernel.testing import FeedbackStageContract, PreferenceStageContract
 from tkernel.testing.stages import SAID
 from tkernel.types.check import CheckRequest
 from tkernel_plugins.stages import dpo, kto, rm
-from tkernel_plugins.training import score_head, value_head
+from tkernel_plugins.training import memory, score_head, value_head
 
 FOUR = {"max_steps": 4, "per_device_train_batch_size": 2}
 
@@ -84,6 +84,16 @@ def test_activations_that_are_computed_twice_change_no_loss(tmp_path):
         losses(Dpo().run(tmp_path / str(twice), train=SAID, gradient_checkpointing=twice, **FOUR)[1])
         for twice in (True, False)
     ]
+    assert series[0] == pytest.approx(series[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("suite", [Dpo, Kto, Rm])
+def test_activations_that_do_not_fit_are_computed_twice(suite, tmp_path, monkeypatch, capsys):
+    series = []
+    for free in (2**40, 2**10):
+        monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
+        series.append(losses(suite().run(tmp_path / str(free), train=SAID, **FOUR)[1]))
+        assert len(said(capsys, "memory     activations")) == (free == 2**10)
     assert series[0] == pytest.approx(series[1], rel=1e-5)
 
 
