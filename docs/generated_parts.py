@@ -14,13 +14,13 @@ from typing import Any
 
 from source_reading import BOUND_WORDS, ROOT, Class, Field, Method, classes, find_class, functions
 
-from tkernel.config.bind import RANGES
 from tkernel.config.options import RunOptions
-from tkernel.config.renames import RENAMES
-from tkernel.config.training_arguments import read_arguments
-from tkernel.config.unknown import ABSENT
 from tkernel.hookspecs import KINDS
 from tkernel.testing import CONTRACTS
+from tkernel_plugins.keys.argument_keys import RANGES
+from tkernel_plugins.keys.renames import RENAMES
+from tkernel_plugins.keys.training_arguments import read_arguments
+from tkernel_plugins.keys.unowned import ABSENT
 
 TYPES = (
     *("check", "requests", "bundle", "conversation", "dataset", "rendering", "media", "stage", "engine"),
@@ -231,7 +231,7 @@ def errors() -> str:
 
 def llamafactory_keys() -> str:
     """Where each of LLaMA-Factory's own keys is: by owner, accepted at its default only, or absent."""
-    path = ROOT / "kernel" / "tkernel" / "config" / "llamafactory.json"
+    path = ROOT / "plugins" / "tkernel_plugins" / "keys" / "llamafactory.json"
     facts = json.loads(path.read_text(encoding="utf-8"))
     owners = dict.fromkeys((field.name for field in fields(RunOptions)), "the kernel")
     for kind in (*KINDS, "command"):

@@ -8,9 +8,9 @@ from typing import Any
 
 from tkernel.config.suggest import did_you_mean, near_path
 from tkernel.errors import ModelNotFound, WrongRequest
+from tkernel.library import library
 from tkernel.lock import WEIGHTS, content_hash
 from tkernel.module_file import file_of
-from tkernel.sources import library
 from tkernel.types.facts import ModelFacts
 
 DEFINING = (

@@ -11,9 +11,9 @@ from tkernel.config.settle import Settings
 from tkernel.config.suggest import near_path
 from tkernel.errors import ModelNotFound, Problem, TkError
 from tkernel.facts import is_hub_id, memory_facts, read_facts
+from tkernel.library import library
 from tkernel.memory import InMemory, rows_in_memory
 from tkernel.other_models import Coming
-from tkernel.sources import library
 from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts
 

@@ -67,11 +67,3 @@ def is_adapter(name: str) -> bool:
     """Whether a folder holds an adapter and no whole model."""
     path = Path(name).expanduser()
     return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
-
-
-def adapters_after(settings: Settings, adapters: tuple[str, ...], folder: str) -> tuple[str, ...]:
-    """The adapters of a run that goes on from `folder`: the last of `adapters` is the one trained further,
-    unless all were merged below a new one."""
-    key = "create_new_adapter"
-    merged = key in settings and convert(settings.setting(key), bool, {})[0]
-    return (*(adapters if merged else adapters[:-1]), folder)

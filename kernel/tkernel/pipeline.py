@@ -9,18 +9,18 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tkernel import lock
-from tkernel.chain import earlier_results, open_runs, with_results
-from tkernel.continuing import claim_output_dir, mark_finished
+from tkernel.errors import TkError
+from tkernel.library import library
 from tkernel.memory import InMemory, listed, wrong
-from tkernel.planning import FOR_TRAINING, open_session
+from tkernel.planning import FOR_TRAINING, open_runs, open_session
 from tkernel.processes import agree, world
 from tkernel.session import Session
+from tkernel.trace import TRACE
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
 from tkernel.types.engine import Engine
@@ -83,33 +83,30 @@ def run(
 
 
 def train_all(sessions: Sequence[Session], callbacks: Sequence[Any] = ()) -> StageResult:
-    """Train the stages of a chain, or one run, but for those that are finished; the result of the last.
+    """Train one run, or the stages of a chain, but for what is finished; the result of the last.
 
     Raises:
         TkError: an output folder cannot be used; nothing is loaded then.
     """
-    earlier = earlier_results(sessions)
-    in_chain = len(sessions) > 1
-    for session in sessions if in_chain else ():  # what must be imported first comes before any stage
-        session.active.begin()
-    for session, result in zip(sessions, earlier, strict=True):
-        if result is None:
-            if in_chain:
-                say(f"stage {session.name}, to {session.output_dir}")
-            last = train(with_results(session), callbacks)
-            if in_chain:
-                say(f"saved to {last.output_dir} after {last.steps} steps")
-                last = replace(last, bundle=None if session is not sessions[-1] else last.bundle)
-        else:
-            last = result
-            say(f"{last.output_dir} is finished after {last.steps} steps; nothing is left to do")
-    return last
+    if len(sessions) > 1:
+        last: StageResult = library("train_chain")(sessions, callbacks)
+        return last
+    finished: StageResult | None = library("earlier_result")(sessions[0])
+    if finished is None:
+        return train(sessions[0], callbacks)
+    say_finished(finished)
+    return finished
 
 
 def say(line: str) -> None:
     """Print a line once, however many processes the run has."""
     if world()[0] == 0:
         print(line, flush=True)
+
+
+def say_finished(result: StageResult) -> None:
+    """Say that a run was done before."""
+    say(f"{result.output_dir} is finished after {result.steps} steps; nothing is left to do")
 
 
 def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
@@ -125,6 +122,35 @@ def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
     if first:
         mark_finished(session, result)
     return result
+
+
+def claim_output_dir(session: Session) -> None:
+    """Make the output folder, write the lock and start the trace; `earlier_result` has been asked.
+
+    Raises:
+        TkError: the folder cannot be written.
+    """
+    folder = session.output_dir
+    if folder is None:
+        return
+    now = session.lock()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.write_lock(folder / lock.FILE_NAME, now, session.plan)
+        if not session.resuming:
+            (folder / TRACE).unlink(missing_ok=True)
+        session.trace.write_to(folder / TRACE)
+    except OSError as error:
+        raise TkError(
+            f"cannot write to {folder}: {error.strerror}", hint="Choose another output_dir."
+        ) from error
+
+
+def mark_finished(session: Session, result: StageResult) -> None:
+    """Write into the lock that the run has ended, and with what."""
+    if session.output_dir is not None:
+        done = {"steps": result.steps, "metrics": dict(result.metrics)}
+        lock.mark(session.output_dir / lock.FILE_NAME, done)
 
 
 def stage_request(session: Session, output_dir: Path | None = None, *, weights: bool = True) -> StageRequest:

@@ -12,17 +12,16 @@ from tkernel import lock
 from tkernel.activate import Active, Loader, activate
 from tkernel.check import check
 from tkernel.choose import KEYS, MOST_NAMES, choose
-from tkernel.config.bind import Owner, bind, run_options
+from tkernel.config.bind import Key, Owner, bind, run_options
 from tkernel.config.convert import convert
 from tkernel.config.options import RunOptions
 from tkernel.config.settle import Settings, settle
-from tkernel.config.training_arguments import Arguments, read_arguments
-from tkernel.continuing import started_warm
 from tkernel.doors import object_entry, open_doors
 from tkernel.errors import ConfigError, Problem, TkError, UsageError
 from tkernel.finding import find_datasets, find_facts, hub_arguments, missing, missing_adapters
 from tkernel.hookspecs import KINDS
 from tkernel.index import Index, read_index
+from tkernel.library import library
 from tkernel.memory import InMemory, listed, wrong
 from tkernel.other_models import ADAPTERS, Coming, OtherModel, OtherModels
 from tkernel.pins import Pins, Wanted, use_names
@@ -78,6 +77,25 @@ def open_session(
     return session
 
 
+def open_runs(
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    plugins: Sequence[Any] = (),
+    objects: InMemory | None = None,
+    needs: Sequence[str] = ("model_name_or_path",),
+    calls: Collection[str] = tuple(KINDS),
+) -> list[Session]:
+    """As `open_session`, of a file that may have `stages:`: the runs of the chain in their order, or one."""
+    settings = settle(config, listed("overrides", overrides, "words, `key=value`"))
+    if settings.get("stages"):
+        chain: list[Session] = library("open_chain")(settings, plugins, objects or InMemory(), needs, calls)
+        return chain
+    return [
+        open_session(config, overrides=overrides, plugins=plugins, objects=objects, needs=needs, calls=calls)
+    ]
+
+
 @dataclass
 class Draft:
     """A run whose plugins are chosen and whose keys have no owners yet, with all that is wrong so far."""
@@ -91,7 +109,7 @@ class Draft:
     index: Index
     plan: Plan
     active: Active
-    arguments: Arguments | None
+    arguments: Mapping[str, Key]
     asked: tuple[str, ...]
     others: Mapping[str, OtherModel]
     coming: Coming
@@ -117,7 +135,9 @@ def draft(
 ) -> Draft:
     """Find the model and the data of a run and choose its plugins."""
     coming = coming or {}
-    settings, cold = started_warm(settings)
+    cold: list[Problem] = []
+    if "warm_start" in settings:
+        settings, cold = library("warm_start")(settings)
     run, problems = run_options(settings)
     problems += cold
     if settings or not settings.problems:  # a file that cannot be read has no keys to miss
@@ -263,15 +283,14 @@ def wrong_rows(plan: Plan, active: Active, entries: Iterable[DatasetEntry]) -> l
     return problems
 
 
-def find_arguments(plan: Plan, active: Active) -> Arguments | None:
-    """The training arguments of the stage, read from installed source.
-
-    Raises:
-        TkError: the library that declares them is not installed; no key could be judged without it.
-    """
+def find_arguments(plan: Plan, active: Active) -> Mapping[str, Key]:
+    """The keys of the training arguments of the stage, or the usual ones where choosing found no stage."""
     stage = plan.chosen("stage")
     target = getattr(active.object(stage), "training_arguments", None) if stage else None
-    return None if target is None else read_arguments(target)
+    if stage and target is None:
+        return {}
+    keys: dict[str, Key] = library("training_arguments")(target)
+    return keys
 
 
 def refuse_replay(path: Path, session: Session) -> None:

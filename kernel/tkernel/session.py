@@ -41,7 +41,7 @@ class Session:
     others: Mapping[str, OtherModel] = field(default_factory=dict)
     """Role -> a model beside the trained one, where the stage has one and its key is set."""
     coming: tuple[str, ...] = ()
-    """Folders of the earlier stages of a chain; see `tkernel.chain.with_results`."""
+    """Folders of the earlier stages of a chain; what they hold is read again when they have ended."""
     name: str | None = None
     """The name of the stage in its chain."""
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from tkernel.types.plan import Choice
 
+TRACE = "trace.jsonl"
+"""Its name in an output folder."""
+
 
 @dataclass
 class Call:

@@ -12,7 +12,7 @@ from generate import filled, pages
 from ruamel.yaml import YAML
 from tiny import write as write_tiny
 
-from tkernel.chain import open_runs
+from tkernel.pipeline import open_runs
 
 PAGES = pages()
 WITH_CODE = [page for page in PAGES if any(True for _ in blocks_of(page))]

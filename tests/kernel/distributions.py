@@ -7,11 +7,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from tkernel.config.read import Setting
 from tkernel.config.settle import Settings
 from tkernel.index import Index, read_index
+from tkernel.library import GROUP
 from tkernel.pins import Wanted
 
 BUILT_IN = """
@@ -77,6 +79,10 @@ BUILT_IN_ENTRIES = {
 }
 
 
+LIBRARIES = "\n".join([f"[{GROUP}]", *(f"{one.name} = {one.value}" for one in entry_points(group=GROUP)), ""])
+"""What the kernel asks of its libraries, which stand-ins for plugins cannot do."""
+
+
 class Site:
     """A folder on `sys.path` with distributions in it."""
 
@@ -121,8 +127,7 @@ class Site:
         # The real package `tkernel` is elsewhere; its stand-ins are in a module of their own.
         (self.folder / "tkernel.py").rename(self.folder / "built_in.py")
         file = self.folder / "tkernel-1.0.0.dist-info" / "entry_points.txt"
-        sources = "[tkernel_sources]\nhub_folder = tkernel_plugins.sources.hub:hub_folder\n"
-        file.write_text(file.read_text().replace("tkernel:", "built_in:") + "\n" + sources)
+        file.write_text(file.read_text().replace("tkernel:", "built_in:") + "\n" + LIBRARIES)
 
     @property
     def index(self) -> Index:

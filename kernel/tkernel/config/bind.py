@@ -8,55 +8,18 @@ import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from tkernel.config.convert import annotation_of, convert
+from tkernel.config.convert import convert
 from tkernel.config.options import RunOptions
-from tkernel.config.renames import RENAMES, rename
 from tkernel.config.settle import Settings
-from tkernel.config.training_arguments import Arguments, read_arguments
-from tkernel.config.unknown import explain
-from tkernel.errors import ConfigError, InvalidPlugin, MissingRequirement, Problem, TkError
+from tkernel.errors import ConfigError, InvalidPlugin, Problem, TkError
 from tkernel.index import Entry
+from tkernel.library import library
 from tkernel.references import is_reference
 
 KERNEL = "the kernel"
-
-LARGEST = 2**31 - 1
-"""Of whole numbers that count steps, samples or processes; more is a mistake, and overflows somewhere."""
-
-RANGES: Mapping[str, Mapping[str, Any]] = {
-    "adam_beta1": {"ge": 0, "lt": 1},
-    "adam_beta2": {"ge": 0, "lt": 1},
-    "adam_epsilon": {"gt": 0},
-    "data_seed": {"ge": 0, "le": 2**32 - 1},
-    "dataloader_num_workers": {"ge": 0, "le": LARGEST},
-    "dataloader_prefetch_factor": {"ge": 1, "le": LARGEST},
-    "ddp_timeout": {"gt": 0, "le": LARGEST},
-    "eval_accumulation_steps": {"ge": 1, "le": LARGEST},
-    "eval_delay": {"ge": 0},
-    "eval_steps": {"gt": 0},
-    "gradient_accumulation_steps": {"ge": 1, "le": LARGEST},
-    "label_smoothing_factor": {"ge": 0, "le": 1},
-    "learning_rate": {"ge": 0},
-    "logging_steps": {"gt": 0},
-    "max_grad_norm": {"ge": 0},
-    "max_steps": {"ge": -1, "le": LARGEST},
-    "neftune_noise_alpha": {"ge": 0},
-    "num_train_epochs": {"gt": 0, "le": LARGEST},
-    "optim": {"function": True},
-    "per_device_eval_batch_size": {"ge": 1, "le": LARGEST},
-    "per_device_train_batch_size": {"ge": 1, "le": LARGEST},
-    "save_steps": {"gt": 0},
-    "save_total_limit": {"ge": 1, "le": LARGEST},
-    "torch_empty_cache_steps": {"ge": 1},
-    "warmup_steps": {"ge": 0},
-    "weight_decay": {"ge": 0},
-}
-"""Bounds that training arguments do not declare themselves, and which of them may name a function."""
-
-TYPES: Mapping[str, Any] = {"resume_from_checkpoint": bool | str | None}
-"""Types that are wider than training arguments declare: true means the newest checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +83,14 @@ class Bound:
 def run_options(settings: Settings) -> tuple[RunOptions, list[Problem]]:
     """The kernel's own options, before any plugin is chosen; what is wrong is left at its default."""
     problems: list[Problem] = []
-    values = _values(settings, _keys_of(KERNEL, "tkernel", RunOptions), problems)
+    values = _values(settings, keys_of(KERNEL, "tkernel", RunOptions), problems)
     return RunOptions(**values), problems
 
 
 def bind(
     settings: Settings,
     owners: Sequence[Owner],
-    arguments: Arguments | None = None,
+    arguments: Mapping[str, Key] = MappingProxyType({}),
     *,
     installed: Sequence[Entry] = (),
     consumed: Collection[str] = (),
@@ -139,7 +102,7 @@ def bind(
 
     Args:
         owners: the chosen plugins and active extensions.
-        arguments: the training arguments of the stage; an option of a plugin hides one of the same name.
+        arguments: the keys of the stage's training arguments; an option of a plugin hides one of the same name.
         installed: all plugins, for the message on a key that one of the others owns. They are imported
             only then, in a child process.
         consumed: keys that choosing has read, `use_NAME` of an extension.
@@ -154,17 +117,15 @@ def bind(
     """
     found = [*settings.problems, *problems]
     notes: list[str] = []
-    if arguments is None and not any(owner.label.startswith("stage:") for owner in owners):
-        arguments = _usual_arguments()
-    keys = {key.name: key for key in _argument_keys(arguments)}
-    per_owner = {owner.label: _keys_of(owner.label, owner.distribution, owner.options) for owner in owners}
-    kernel = _keys_of(KERNEL, "tkernel", RunOptions)
+    keys = dict(arguments)
+    per_owner = {owner.label: keys_of(owner.label, owner.distribution, owner.options) for owner in owners}
+    kernel = keys_of(KERNEL, "tkernel", RunOptions)
     for key in (key for group in [*per_owner.values(), kernel] for key in group.values()):
         other = keys.get(key.name)
         if other is not None and other.declared_by not in (None, key.declared_by):
             found.append(_two_owners(other, key))
         keys[key.name] = key
-    settings, environment = rename(settings, keys, found, notes)
+    settings, environment = library("rename")(settings, keys, found, notes)
     set_ = _values(settings, kernel, found)
     run = RunOptions(**set_)
     instances: dict[str, Any] = {}
@@ -181,7 +142,7 @@ def bind(
     unowned = [settings.setting(key) for key in ownerless if key not in elsewhere]
     if unowned:
         labels = [owner.label for owner in owners]
-        explained, accepted = explain(unowned, keys, labels, installed, settings)
+        explained, accepted = library("explain")(unowned, keys, labels, installed, settings)
         found += explained
         notes += accepted
     told = tuple(dict.fromkeys(notes))
@@ -196,14 +157,8 @@ def bind(
     return bound
 
 
-def known_keys(owners: Sequence[Owner], arguments: Arguments | None) -> set[str]:
-    """Every key that such a run could have, under its names of today and of yesterday."""
-    groups = [_keys_of(owner.label, owner.distribution, owner.options) for owner in owners]
-    keys = {key.name for key in _argument_keys(arguments)}.union(*groups)
-    return keys | {old for old, now in RENAMES.items() if now.new in keys}
-
-
-def _keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[str, Key]:
+def keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[str, Key]:
+    """The keys that a dataclass of options declares."""
     if options is None:
         return {}
     try:
@@ -223,30 +178,6 @@ def _keys_of(label: str, distribution: str, options: type[Any] | None) -> dict[s
 
 def _takes_function(key: Key | None) -> bool:
     return key is not None and bool(key.bounds.get("function"))
-
-
-def _usual_arguments() -> Arguments | None:
-    """What most stages have, so that a misspelt stage does not make every training argument unknown."""
-    try:
-        return read_arguments("transformers.training_args:TrainingArguments")
-    except MissingRequirement:
-        return None
-
-
-def _argument_keys(arguments: Arguments | None) -> list[Key]:
-    if arguments is None:
-        return []
-    package = arguments.target.partition(".")[0]
-    keys = []
-    for item in arguments.fields.values():
-        annotation = annotation_of(item.annotation, unknown=str if item.choices else Any)
-        annotation = TYPES.get(item.name, annotation)
-        if item.default == "None":
-            annotation = annotation | None if annotation is not Any else Any
-        bounds = RANGES.get(item.name, {})
-        default = item.default or ""
-        keys.append(Key(item.name, arguments.target, package, annotation, default, bounds, item.choices))
-    return keys
 
 
 def _values(settings: Settings, keys: Mapping[str, Key], problems: list[Problem]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import enum
 import json
 import math
@@ -26,7 +25,6 @@ BOUNDS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
 }
 """Keys of a dataclass field's metadata that bound numbers: `field(default=8, metadata={"ge": 1})`."""
 
-_BUILTINS = {"bool": bool, "int": int, "float": float, "str": str, "dict": dict, "list": list, "Any": Any}
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping"}
 
@@ -68,30 +66,6 @@ def convert(
             message = f"{setting.key} must be {words} {bounds[name]}, not {setting.text or value}"
             return None, _problem(setting, message)
     return value, None
-
-
-def annotation_of(text: str, unknown: Any = Any) -> Any:
-    """The type that an annotation in foreign source means; a class of its own packages is `unknown`."""
-    return _evaluate(ast.parse(text, mode="eval").body, unknown)
-
-
-def _evaluate(node: ast.expr, unknown: Any) -> Any:
-    if isinstance(node, ast.BinOp):
-        return Union[_evaluate(node.left, unknown), _evaluate(node.right, unknown)]  # noqa: UP007
-    if isinstance(node, ast.Constant):
-        return type(None) if node.value is None else unknown
-    if not isinstance(node, ast.Subscript):
-        return _BUILTINS.get(ast.unparse(node), unknown)
-    name = ast.unparse(node.value).rpartition(".")[2]
-    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if name == "Literal":
-        return Literal[tuple(ast.literal_eval(item) for item in inner)]
-    if name in ("Optional", "Union"):
-        members = [_evaluate(item, unknown) for item in inner] + [None] * (name == "Optional")
-        return Union[tuple(members)]  # noqa: UP007
-    if name in ("list", "List", "Sequence"):
-        return list[_evaluate(inner[0], unknown)]  # type: ignore[misc]
-    return dict if name in ("dict", "Dict", "Mapping") else Any
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

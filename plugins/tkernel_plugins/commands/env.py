@@ -16,6 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     help="Show versions, devices and memory, to paste into a report; make environments.",
+    epilog="Example:  tk env",
 )
 
 LIBRARIES = [
@@ -43,10 +44,7 @@ LIBRARIES = [
 def env(
     ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
-    """Show versions, devices and memory, to paste into a report.
-
-    Example:  tk env
-    """
+    """Show versions, devices and memory, to paste into a report."""
     if ctx.invoked_subcommand is not None:
         return
     facts = {**machine(), "libraries": versions(), "plugins from": distributions(), "devices": devices()}
@@ -134,7 +132,10 @@ def create(
 
 
 def version() -> None:
-    """Print the version."""
+    """Print the version.
+
+    Example:  tk version
+    """
     from importlib_metadata import version as version_of
 
     print(version_of("tkernel"))

@@ -11,11 +11,11 @@ import typer
 from tkernel.cli.arguments import split_file
 from tkernel.cli.run import Plugins
 from tkernel.cli.screen import origin, show_notes, table
-from tkernel.config.renames import RENAMES
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import UsageError
 from tkernel.pipeline import Session, open_runs
 from tkernel.types.plan import Choice
+from tkernel_plugins.keys.renames import RENAMES
 
 
 def plan(

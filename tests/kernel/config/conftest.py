@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tkernel.config.training_arguments import Arguments, read_arguments
+from tkernel.config.bind import Key
 from tkernel.index import Entry
+from tkernel_plugins.keys.argument_keys import training_arguments
 
 SOURCE = """
 import os
@@ -69,8 +70,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def arguments(package: Path) -> Arguments:
-    return read_arguments("hugging.arguments:TrainingArguments")
+def arguments(package: Path) -> dict[str, Key]:
+    return training_arguments("hugging.arguments:TrainingArguments")
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ from typing import Literal
 import pytest
 from config_plugins import LORA, SFT, PrepareOptions
 
-from tkernel.config.bind import Bound, Owner, bind, run_options
+from tkernel.config.bind import Bound, Key, Owner, bind, run_options
 from tkernel.config.options import RunOptions
 from tkernel.config.settle import settle
-from tkernel.config.training_arguments import Arguments
 from tkernel.errors import ConfigError, InvalidPlugin
 
 
@@ -21,19 +20,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def bound(text: str, arguments: Arguments, *owners: Owner, words: tuple[str, ...] = ()) -> Bound:
+def bound(text: str, arguments: dict[str, Key], *owners: Owner, words: tuple[str, ...] = ()) -> Bound:
     Path("train.yaml").write_text(text)
     return bind(settle("train.yaml", words, {}), owners or (LORA, SFT), arguments)
 
 
-def problems(text: str, arguments: Arguments, *owners: Owner, words: tuple[str, ...] = ()) -> list[str]:
+def problems(text: str, arguments: dict[str, Key], *owners: Owner, words: tuple[str, ...] = ()) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         bound(text, arguments, *owners, words=words)
     assert caught.value.exit_code == 2
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_each_key_reaches_its_owner_in_its_type(arguments: Arguments) -> None:
+def test_each_key_reaches_its_owner_in_its_type(arguments: dict[str, Key]) -> None:
     got = bound(
         "lora_rank: 16\nlora_target: q_proj,v_proj\nmodules: a, b\npacking: yes\nmask_history: off\n"
         "learning_rate: 1e-4\nbf16: on\nreport_to: none\nresume_from_checkpoint: null\nsave_steps: 0.1\n"
@@ -66,12 +65,14 @@ def test_each_key_reaches_its_owner_in_its_type(arguments: Arguments) -> None:
 @pytest.mark.parametrize(
     ("line", "value"), [("true", True), ("false", False), ("out/checkpoint-3", "out/checkpoint-3")]
 )
-def test_resuming_is_asked_for_by_true_or_by_a_path(line: str, value: object, arguments: Arguments) -> None:
+def test_resuming_is_asked_for_by_true_or_by_a_path(
+    line: str, value: object, arguments: dict[str, Key]
+) -> None:
     got = bound(f"resume_from_checkpoint: {line}\n", arguments)
     assert got.arguments == {"resume_from_checkpoint": value}
 
 
-def test_the_switch_of_an_extension_is_true_or_false(arguments: Arguments) -> None:
+def test_the_switch_of_an_extension_is_true_or_false(arguments: dict[str, Key]) -> None:
     Path("train.yaml").write_text("use_fast: maybe\n")
     with pytest.raises(ConfigError, match=r"train.yaml:1: use_fast wants true or false, not 'maybe'"):
         bind(settle("train.yaml", (), {}), (LORA, SFT), arguments, consumed={"use_fast"})
@@ -130,11 +131,11 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("line", "message"), MISTAKES, ids=[line for line, _ in MISTAKES])
-def test_a_mistake_is_told_with_its_line(line: str, message: str, arguments: Arguments) -> None:
+def test_a_mistake_is_told_with_its_line(line: str, message: str, arguments: dict[str, Key]) -> None:
     assert problems(f"# comment\n{line}\n", arguments) == [f"train.yaml:2: {message}"]
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines(arguments: Arguments) -> None:
+def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines(arguments: dict[str, Key]) -> None:
     text = "".join(
         f"{line}\n" for line, _ in MISTAKES if not line.startswith(("learning_rate", "lora_", "bf16"))
     )
@@ -145,7 +146,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines(arguments: Ar
     assert any(problem.startswith("command line: 'oops' is no setting") for problem in told)
 
 
-def test_the_whole_message_counts_the_problems(arguments: Arguments) -> None:
+def test_the_whole_message_counts_the_problems(arguments: dict[str, Key]) -> None:
     with pytest.raises(ConfigError) as caught:
         bound("lora_rank: 0\nlearnin_rate: 1\n", arguments)
     assert str(caught.value) == (
@@ -156,7 +157,9 @@ def test_the_whole_message_counts_the_problems(arguments: Arguments) -> None:
     )
 
 
-def test_quoted_numbers_and_text_of_the_command_line_are_meant_as_their_type(arguments: Arguments) -> None:
+def test_quoted_numbers_and_text_of_the_command_line_are_meant_as_their_type(
+    arguments: dict[str, Key],
+) -> None:
     got = bound(
         "learning_rate: '5e-5'\n", arguments, words=("--lora_target", "7", "bf16=yes", "lora_alpha=null")
     )
@@ -168,7 +171,7 @@ def test_quoted_numbers_and_text_of_the_command_line_are_meant_as_their_type(arg
     assert got.options("adapter:lora").lora_alpha is None
 
 
-def test_older_names_become_todays_with_a_note_each(arguments: Arguments) -> None:
+def test_older_names_become_todays_with_a_note_each(arguments: dict[str, Key]) -> None:
     got = bound(
         "warmup_ratio: 0.1\nevaluation_strategy: steps\ngroup_by_length: yes\nlogging_dir: logs\nsave_safetensors: true\n"
         "per_gpu_train_batch_size: 2\n",
@@ -191,7 +194,7 @@ def test_older_names_become_todays_with_a_note_each(arguments: Arguments) -> Non
     )
 
 
-def test_an_older_name_beside_todays_is_a_problem(arguments: Arguments) -> None:
+def test_an_older_name_beside_todays_is_a_problem(arguments: dict[str, Key]) -> None:
     assert problems("warmup_ratio: 0.1\nwarmup_steps: 5\n", arguments) == [
         "train.yaml:1: warmup_ratio is an older name of warmup_steps, which train.yaml:2 sets too\n"
         "    Keep one of the two."
@@ -201,13 +204,15 @@ def test_an_older_name_beside_todays_is_a_problem(arguments: Arguments) -> None:
     ]
 
 
-def test_a_key_that_the_installed_class_still_has_is_not_renamed(package: Path, arguments: Arguments) -> None:
-    del arguments.fields["warmup_steps"]
-    arguments.fields["warmup_ratio"] = replace(arguments.fields["learning_rate"], name="warmup_ratio")
+def test_a_key_that_the_installed_class_still_has_is_not_renamed(
+    package: Path, arguments: dict[str, Key]
+) -> None:
+    del arguments["warmup_steps"]
+    arguments["warmup_ratio"] = replace(arguments["learning_rate"], name="warmup_ratio")
     assert bound("warmup_ratio: 0.1\n", arguments).arguments == {"warmup_ratio": 0.1}
 
 
-def test_a_llamafactory_key_at_its_default_asks_for_nothing(arguments: Arguments) -> None:
+def test_a_llamafactory_key_at_its_default_asks_for_nothing(arguments: dict[str, Key]) -> None:
     got = bound("use_badam: no\ntensor_model_parallel_size: 1\nloraplus_lr_ratio: null\n", arguments)
     assert got.notes == (
         "at LLaMA-Factory's default, so nothing is asked for, and no plugin reads it: use_badam (train.yaml:1), "
@@ -215,7 +220,7 @@ def test_a_llamafactory_key_at_its_default_asks_for_nothing(arguments: Arguments
     )
 
 
-def test_two_plugins_share_the_keys_of_one_dataclass_and_no_others(arguments: Arguments) -> None:
+def test_two_plugins_share_the_keys_of_one_dataclass_and_no_others(arguments: dict[str, Key]) -> None:
     @dataclass(frozen=True)
     class Sharing(PrepareOptions):
         packing: bool | None = True
@@ -239,7 +244,7 @@ def test_two_plugins_share_the_keys_of_one_dataclass_and_no_others(arguments: Ar
     ]
 
 
-def test_a_plugins_option_hides_a_training_argument_of_the_same_name(arguments: Arguments) -> None:
+def test_a_plugins_option_hides_a_training_argument_of_the_same_name(arguments: dict[str, Key]) -> None:
     @dataclass(frozen=True)
     class Options:
         ddp_timeout: str = ""
@@ -258,7 +263,7 @@ def test_options_whose_types_cannot_be_told_are_an_error_of_the_plugin() -> None
         bind(settle({}, (), {}), [Owner("adapter:x", "tk-x", Options)])
 
 
-def test_text_beside_a_literal_is_free_text(arguments: Arguments) -> None:
+def test_text_beside_a_literal_is_free_text(arguments: dict[str, Key]) -> None:
     @dataclass(frozen=True)
     class Options:
         space: str | Literal[False] | None = None
@@ -268,7 +273,7 @@ def test_text_beside_a_literal_is_free_text(arguments: Arguments) -> None:
     assert bound("space: false\n", arguments, owner).options("adapter:x").space is False
 
 
-def test_what_options_refuse_together_is_a_problem_of_their_plugin(arguments: Arguments) -> None:
+def test_what_options_refuse_together_is_a_problem_of_their_plugin(arguments: dict[str, Key]) -> None:
     @dataclass(frozen=True)
     class Options:
         low: int = 1

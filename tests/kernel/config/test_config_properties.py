@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tkernel.config import json_text
 from tkernel.config.suggest import near
+from tkernel_plugins.keys import unowned
 
-KEYS = sorted(json.loads(Path(json_text.__file__).with_name("llamafactory.json").read_text()))
+KEYS = sorted(json.loads(Path(unowned.__file__).with_name("llamafactory.json").read_text()))
 
 LETTERS = st.sampled_from("abcdefghijklmnopqrstuvwxyz_0123456789")
 
@@ -121,7 +122,7 @@ import sys
 from dataclasses import dataclass
 from tkernel.config.bind import Owner, bind
 from tkernel.config.settle import settle
-from tkernel.config.training_arguments import read_arguments
+from tkernel_plugins.keys.argument_keys import training_arguments
 from tkernel.errors import ConfigError
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Options:
     preprocessing_num_workers: int | None = None
     plot_loss: bool = False
 
-arguments = read_arguments("transformers.training_args:TrainingArguments")
+arguments = training_arguments(None)
 try:
     bound = bind(settle(sys.argv[1], sys.argv[2:], {}), [Owner("stage:sft", "tkernel", Options)], arguments)
     print(sorted(bound.arguments), bound.notes)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tkernel.config.training_arguments import Arguments, read_arguments
 from tkernel.errors import MissingRequirement
+from tkernel_plugins.keys.training_arguments import read_arguments
 
 
-def test_fields_defaults_and_choices_are_those_of_the_source(arguments: Arguments) -> None:
-    fields = arguments.fields
+def test_fields_defaults_and_choices_are_those_of_the_source(package: Path) -> None:
+    fields = read_arguments("hugging.arguments:TrainingArguments").fields
     assert (fields["learning_rate"].annotation, fields["learning_rate"].default) == ("float", "5e-05")
     assert fields["seed"].origin.endswith("base.py")
     assert fields["eval_strategy"].choices == ("no", "steps", "epoch")

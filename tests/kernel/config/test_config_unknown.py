@@ -13,12 +13,12 @@ import pytest
 from config_plugins import LORA, SFT, options_source
 
 from tkernel import trial
-from tkernel.config import unknown
 from tkernel.config.bind import bind
 from tkernel.config.settle import settle
-from tkernel.config.unknown import options_of
 from tkernel.errors import ConfigError
 from tkernel.index import Entry
+from tkernel_plugins.keys import unowned
+from tkernel_plugins.keys.unowned import options_of
 
 Write = Callable[..., Entry]
 
@@ -143,7 +143,7 @@ def test_the_childs_program_imports_nothing_but_the_standard_library() -> None:
 @pytest.mark.skipif("TK_SHARED" not in os.environ, reason="needs the reference files (TK_SHARED)")
 def test_the_table_of_llamafactory_keys_agrees_with_the_measured_one() -> None:
     measured = json.loads(Path(os.environ["TK_SHARED"], "reference", "args.json").read_text())
-    table = json.loads(Path(unknown.__file__).with_name("llamafactory.json").read_text())
+    table = json.loads(Path(unowned.__file__).with_name("llamafactory.json").read_text())
     for row in measured:
         if row["name"] != "seed" and not row["name"].startswith("_") and row["default"] != "<required>":
             assert table[row["name"]]["default"] == row["default"], row["name"]

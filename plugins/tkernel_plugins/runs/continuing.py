@@ -10,14 +10,13 @@ from typing import Any
 from tkernel import lock
 from tkernel.config.convert import convert
 from tkernel.config.read import Setting
-from tkernel.config.renames import RENAMES
 from tkernel.config.settle import Settings
 from tkernel.errors import LockMismatch, Problem, TkError
-from tkernel.other_models import adapters_after, is_adapter
+from tkernel.other_models import is_adapter
 from tkernel.session import Session
+from tkernel.trace import TRACE
 from tkernel.types.stage import StageResult
-
-TRACE = "trace.jsonl"
+from tkernel_plugins.keys.renames import RENAMES
 
 NO_RESULT = {lock.FILE_NAME, TRACE, "data_report.json"}
 """What a run leaves that failed before its first step, or data that were prepared for it."""
@@ -144,43 +143,12 @@ def is_default(value: Any, default: str) -> bool:
         return default == str(value)
 
 
-def claim_output_dir(session: Session) -> None:
-    """Make the output folder, write the lock and start the trace; `earlier_result` has been asked.
-
-    Raises:
-        TkError: the folder cannot be written.
-    """
-    folder = session.output_dir
-    if folder is None:
-        return
-    now = session.lock()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.write_lock(folder / lock.FILE_NAME, now, session.plan)
-        if not session.resuming:
-            (folder / TRACE).unlink(missing_ok=True)
-        session.trace.write_to(folder / TRACE)
-    except OSError as error:
-        raise TkError(
-            f"cannot write to {folder}: {error.strerror}", hint="Choose another output_dir."
-        ) from error
-
-
-def mark_finished(session: Session, result: StageResult) -> None:
-    """Write into the lock that the run has ended, and with what."""
-    if session.output_dir is not None:
-        done = {"steps": result.steps, "metrics": dict(result.metrics)}
-        lock.mark(session.output_dir / lock.FILE_NAME, done)
-
-
-def started_warm(settings: Settings) -> tuple[Settings, list[Problem]]:
+def warm_start(settings: Settings) -> tuple[Settings, list[Problem]]:
     """Settings in which `warm_start` has become the model or the adapters that it means.
 
     A path is a checkpoint, or a run's folder: its result if it is finished, else its newest checkpoint. True
     is the run in `output_dir`, beside which the new one is written (`out-2`).
     """
-    if "warm_start" not in settings:
-        return settings, []
     written = settings.setting("warm_start")
     value, problem = convert(written, bool | str | None, {})
     layers = settings.without("warm_start")
@@ -231,3 +199,11 @@ def beside(folder: Path) -> str:
     while (path := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
     return str(path)
+
+
+def adapters_after(settings: Settings, adapters: tuple[str, ...], folder: str) -> tuple[str, ...]:
+    """The adapters of a run that goes on from `folder`: the last of `adapters` is the one trained further,
+    unless all were merged below a new one."""
+    key = "create_new_adapter"
+    merged = key in settings and convert(settings.setting(key), bool, {})[0]
+    return (*(adapters if merged else adapters[:-1]), folder)

@@ -9,54 +9,43 @@ reward model and PPO's policy both from the result of sft. A key that an entry s
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tkernel.config.bind import known_keys, place
+from tkernel.config.bind import keys_of, place
 from tkernel.config.convert import convert
 from tkernel.config.json_text import LocatedObject
 from tkernel.config.read import Setting, settings_of
-from tkernel.config.settle import Settings, settle
-from tkernel.continuing import earlier_result, holds_run
+from tkernel.config.settle import Settings
 from tkernel.errors import ConfigError, Problem, TkError, UnusedPlugin, UsageError, WrongRequest
 from tkernel.facts import read_facts
-from tkernel.hookspecs import KINDS
 from tkernel.memory import InMemory, listed
-from tkernel.other_models import Coming, OtherModel, adapters_after
-from tkernel.planning import Draft, bind_draft, draft, open_session
+from tkernel.other_models import Coming, OtherModel
+from tkernel.pipeline import say, say_finished, train
+from tkernel.planning import Draft, bind_draft, draft
 from tkernel.session import Session
 from tkernel.types.stage import StageResult
+from tkernel_plugins.keys.renames import RENAMES
+from tkernel_plugins.runs.continuing import adapters_after, earlier_result, holds_run
 
-STAGES = "stages"
 _NAME = re.compile(r"\w[\w.-]*")
 
 
-def open_runs(
-    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
-    *,
-    overrides: Sequence[str] = (),
-    plugins: Sequence[Any] = (),
-    objects: InMemory | None = None,
-    needs: Sequence[str] = ("model_name_or_path",),
-    calls: Collection[str] = tuple(KINDS),
+def open_chain(
+    settings: Settings,
+    plugins: Sequence[Any],
+    objects: InMemory,
+    needs: Sequence[str],
+    calls: Collection[str],
 ) -> list[Session]:
-    """Plan the runs of a configuration: the stages of a chain in their order, or one; see `open_session`.
+    """Plan the stages of a chain, in their order; see `tkernel.planning.open_session`.
 
     Raises:
         ConfigError: everything that is wrong in any stage. What an earlier stage will only write is not missing.
     """
-    objects = objects or InMemory()
-    settings = settle(config, listed("overrides", overrides, "words, `key=value`"))
-    if not settings.get(STAGES):
-        return [
-            open_session(
-                config, overrides=overrides, plugins=plugins, objects=objects, needs=needs, calls=calls
-            )
-        ]
     if objects.model is not None:
         hint = "Save the model, and name its folder as `model_name_or_path`."
         raise UsageError("a chain of stages begins with a model that can be loaded again", hint=hint)
@@ -82,13 +71,34 @@ def open_runs(
     return sessions
 
 
+def train_chain(sessions: Sequence[Session], callbacks: Sequence[Any]) -> StageResult:
+    """Train the stages that are not finished; the result of the last.
+
+    Raises:
+        TkError: an output folder cannot be used; nothing is loaded then.
+    """
+    earlier = earlier_results(sessions)
+    for session in sessions:  # what must be imported first comes before any stage
+        session.active.begin()
+    for session, result in zip(sessions, earlier, strict=True):
+        if result is not None:
+            last = result
+            say_finished(last)
+            continue
+        say(f"stage {session.name}, to {session.output_dir}")
+        last = train(with_results(session), callbacks)
+        say(f"saved to {last.output_dir} after {last.steps} steps")
+        last = replace(last, bundle=None if session is not sessions[-1] else last.bundle)
+    return last
+
+
 def read_stages(settings: Settings) -> tuple[list[Settings], list[Problem]]:
     """The settings of each entry, with its `name`, and what is wrong with the list.
 
     Raises:
         ConfigError: it is no list of mappings.
     """
-    written = settings.setting(STAGES)
+    written = settings.setting("stages")
     values, problem = convert(written, list[dict[str, Any]], {})
     if problem is not None:
         raise ConfigError([*settings.problems, problem])
@@ -102,7 +112,7 @@ def read_stages(settings: Settings) -> tuple[list[Settings], list[Problem]]:
         if isinstance(value, LocatedObject) and value.lines:
             found = settings_of(value, file)
         else:
-            found = [Setting(str(key), item, f"{STAGES}[{number}]") for key, item in value.items()]
+            found = [Setting(str(key), item, f"stages[{number}]") for key, item in value.items()]
         own = Settings([found])
         name = str(own.get("name", own.get("stage", settings.get("stage", "sft"))))
         if not _NAME.fullmatch(name):
@@ -135,7 +145,7 @@ def draft_stages(
     made: dict[str, str] = {}  # role -> the folder of the last stage that trained it
     for entry in entries:
         own = [entry.setting(key) for key in entry if key != "name"]
-        common = settings.without(STAGES, "output_dir", "warm_start")
+        common = settings.without("stages", "output_dir", "warm_start")
         fed = []
         if settings.get("output_dir") is not None:
             place = str(Path(str(settings["output_dir"]), entry["name"]))
@@ -186,12 +196,19 @@ def result_of(one: Draft, folder: str) -> OtherModel | None:
 
 def owned_elsewhere(number: int, drafts: Sequence[Draft], entries: Sequence[Settings]) -> set[str]:
     """Common keys that are no mistake in this stage: another one has them, or an earlier one was blamed."""
-    keys = [known_keys(one.owners(), one.arguments) for one in drafts]
+    keys = [known_keys(one) for one in drafts]
     common = [
         {key for key in one.settings if key not in entry} for one, entry in zip(drafts, entries, strict=True)
     ]
     others = set().union(*(keys[:number] + keys[number + 1 :]), *common[:number])
     return (common[number] & others) - keys[number]
+
+
+def known_keys(one: Draft) -> set[str]:
+    """Every key that such a run could have, under its names of today and of yesterday."""
+    groups = [keys_of(owner.label, owner.distribution, owner.options) for owner in one.owners()]
+    keys = set(one.arguments).union(*groups)
+    return keys | {old for old, now in RENAMES.items() if now.new in keys}
 
 
 def drop_unused(one: Draft, entry: Settings, drafts: Sequence[Draft]) -> None:
@@ -226,16 +243,16 @@ def with_results(session: Session) -> Session:
 
 
 def earlier_results(sessions: Sequence[Session]) -> list[StageResult | None]:
-    """What is finished already of a chain, or of one run; None from the first stage on that has something to do.
+    """What is finished already of a chain; None from the first stage on that has something to do.
 
     Raises:
-        TkError: see `tkernel.continuing.earlier_result`; or a stage holds what came from another result of
+        TkError: see `earlier_result`; or a stage holds what came from another result of
             a stage before it, which is to be trained now.
     """
     found: list[StageResult | None] = []
     for session in sessions:
         if None not in found:
-            found.append(earlier_result(with_results(session), in_chain=len(sessions) > 1))
+            found.append(earlier_result(with_results(session), in_chain=True))
             continue
         found.append(None)
         folder = session.output_dir

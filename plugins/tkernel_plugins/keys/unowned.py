@@ -56,7 +56,7 @@ def explain(
         installed: all plugins; those that are not chosen are imported in a child process.
     """
     facts: dict[str, dict[str, Any]] = json.loads(
-        resources.files("tkernel.config").joinpath("llamafactory.json").read_text("utf-8")
+        resources.files("tkernel_plugins.keys").joinpath("llamafactory.json").read_text("utf-8")
     )
     elsewhere: dict[str, list[Entry]] = {}
     if any(facts.get(setting.key, {}).get("group") not in ABSENT for setting in unowned):

@@ -1,0 +1,1 @@
+"""What keys mean that are not declared by a plugin: training arguments, older names, those of LLaMA-Factory."""

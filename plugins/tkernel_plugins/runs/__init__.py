@@ -1,0 +1,1 @@
+"""Runs that go on from others: resumed, finished, started warm, or stages of a chain."""
