@@ -65,7 +65,7 @@ def open_session(
         NoProvider, AmbiguousProvider, UnusedPlugin: if that is the only thing that is wrong.
         PluginError: a chosen plugin is broken.
         LockMismatch: `config` is a lock, and something is not what it was.
-        UsageError: `config` has several stages; see `tkernel.chain`.
+        UsageError: `config` has several stages; see `open_runs`.
     """
     settings = settle(config, listed("overrides", overrides, "words, `key=value`"))
     if settings.get("stages"):
