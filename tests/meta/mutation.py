@@ -58,8 +58,16 @@ class Mutants:
 
     def failing(self, plugin: Any, **suite: Any) -> set[str]:
         """Names of the checks that fail for a plugin."""
-        attributes = {**self.suite, **suite, "plugin": plugin}
-        return failing(type("Suite", (self.contract,), attributes))
+        made = self.made(plugin, suite)
+        return {name for name in checks(made) if fails(made, name)}
+
+    def noticed(self, mutant: Mutant) -> bool:
+        """Whether a mutant fails the check that it was made for."""
+        return fails(self.made(mutant.plugin, mutant.suite), mutant.check)
+
+    def made(self, plugin: Any, suite: dict[str, Any]) -> type[Contract]:
+        """The suite of a plugin."""
+        return type("Suite", (self.contract,), {**self.suite, **suite, "plugin": plugin})
 
 
 def checks(contract: type[Contract]) -> list[str]:
@@ -67,20 +75,16 @@ def checks(contract: type[Contract]) -> list[str]:
     return [name for name in dir(contract) if name.startswith("test_")]
 
 
-def failing(suite: type[Contract]) -> set[str]:
-    """Run every check of a suite, each in an instance and a folder of its own; those that fail."""
-    found = set()
-    for name in checks(suite):
-        check = getattr(suite(), name)
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = (
-                {"tmp_path": Path(folder)} if "tmp_path" in inspect.signature(check).parameters else {}
-            )
-            try:
-                check(**arguments)
-            except pytest.skip.Exception:
-                continue
-            except (Exception, pytest.fail.Exception):
-                # Whatever a wrong plugin raises counts as a failed check, as it does in pytest.
-                found.add(name)
-    return found
+def fails(suite: type[Contract], name: str) -> bool:
+    """Run one check of a suite, in an instance and a folder of its own; one that is skipped does not fail."""
+    check = getattr(suite(), name)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = {"tmp_path": Path(folder)} if "tmp_path" in inspect.signature(check).parameters else {}
+        try:
+            check(**arguments)
+        except pytest.skip.Exception:
+            return False
+        except (Exception, pytest.fail.Exception):
+            # Whatever a wrong plugin raises counts as a failed check, as it does in pytest.
+            return True
+    return False

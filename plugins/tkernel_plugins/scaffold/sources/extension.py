@@ -26,7 +26,7 @@ class Extension:
         options = request.slots.options("demo")
         seconds = time.monotonic() - started
         print(
-            f"training took {seconds / 60 if options.demo_unit == 'min' else seconds:.1f} {options.demo_unit}"
+            f"training took {seconds / 60 if options.demo_unit == 'min' else seconds:.0f} {options.demo_unit}"
         )
         return result
 
