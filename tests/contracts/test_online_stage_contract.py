@@ -17,6 +17,7 @@ class TestGrpo(OnlineStageContract):
     plugin = "grpo"
 
 
+@pytest.mark.slow
 class TestGrpoOnTheSecondIteration(OnlineStageContract):
     plugin = "grpo"
     options = {**SHORT, "num_iterations": 2, "beta": 0.1, "loss_type": "grpo"}
