@@ -64,7 +64,9 @@ def serve(
             engine.load_adapter(adapter, folder)
         reward = session.options.stage == "rm"
         if reward:
-            _load_head(engine, session)
+            from tkernel_plugins.training.saved_head import scorer_of
+
+            scorer_of(engine, session)
     settings = ServeSettings(
         model=name or _name_of(session.facts.name),
         api_keys=tuple(api_key or ()),
@@ -109,16 +111,6 @@ def _named(text: str) -> tuple[str, str]:
 def _name_of(model: str) -> str:
     """The last part of a path or hub id."""
     return Path(model).name or model
-
-
-def _load_head(engine: Any, session: Any) -> None:
-    """The value head beside the last adapter, else beside the model."""
-    from tkernel_plugins.training.value_head import load
-
-    if not hasattr(engine, "score"):
-        raise TkError("this engine scores nothing", hint="Use `infer_backend: huggingface`.")
-    places = (*session.options.adapter_name_or_path, session.facts.location)
-    load(engine.bundle.module, places[-2] if len(places) > 1 else places[0])
 
 
 COMMAND = serve

@@ -12,6 +12,7 @@ from tkernel.types.bundle import ModelBundle
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import ModelRequest
 from tkernel_plugins.models.checkpoint import Source, check_remote_code, source_of
+from tkernel_plugins.models.classifier import is_classifier, load_classifier
 from tkernel_plugins.models.gguf_file import GgufFile, read_gguf
 from tkernel_plugins.models.options import ModelOptions
 
@@ -103,10 +104,12 @@ def _load_module(
         module, report = _load_gguf(file, config, kwargs)
     else:
         pickles = {} if options.allow_pickle else {"use_safetensors": True}
-        auto = _auto_class(config, request.facts)
-        module, report = auto.from_pretrained(
-            source.path, config=config, **source.kwargs, **pickles, **kwargs
-        )
+        kwargs = {**source.kwargs, **pickles, **kwargs}
+        if is_classifier(request.facts):
+            module, report = load_classifier(request, source.path, config, kwargs)
+        else:
+            auto = _auto_class(config, request.facts)
+            module, report = auto.from_pretrained(source.path, config=config, **kwargs)
     _check_complete(module, report, request.facts.name)
     # transformers puts an adapter that lies beside the weights into the model, unasked.
     if getattr(module, "_hf_peft_config_loaded", False):

@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tkernel.testing import tiny
-from tkernel.types.conversation import Message
+from tkernel.types.conversation import Message, ToolCall
 from tkernel.types.engine import Delta
 from tkernel_plugins.commands.chat_loop import Chat
 
@@ -23,10 +24,12 @@ class Echo:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Message, ...]] = []
+        self.tools: list[tuple] = []
 
     def stream(self, conversations, sampling=None) -> Iterator[Delta]:
         (conversation,) = conversations
         self.asked.append(conversation.messages)
+        self.tools.append(conversation.tools)
         for word in conversation.messages[-1].content.split(" "):
             if word == "^C":
                 raise KeyboardInterrupt
@@ -86,6 +89,35 @@ def test_history_shows_and_save_writes_the_conversation(talk, tmp_path):
         ("user", "one"),
         ("assistant", "one"),
     ]
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "w", "parameters": {}}}
+
+
+def test_tools_of_a_file_are_offered_and_taken_away(talk, tmp_path):
+    (tmp_path / "tools.json").write_text(json.dumps([WEATHER["function"]]))
+    engine, printed = talk(f"/tools {tmp_path / 'tools.json'}", "one", "/tools", "two")
+    assert engine.tools == [(WEATHER,), ()]
+    assert "tools: weather" in printed
+
+
+def test_a_file_that_is_no_list_of_tools_is_said_and_the_chat_goes_on(talk, tmp_path):
+    (tmp_path / "tools.json").write_text('[{"parameters": {}}]')
+    engine, printed = talk(f"/tools {tmp_path / 'tools.json'}", f"/tools {tmp_path / 'none'}", "one")
+    assert "is no list of tools" in printed
+    assert "cannot read" in printed
+    assert engine.tools == [()]
+
+
+def test_a_call_is_answered_with_tool_and_saved_as_a_call(talk, tmp_path, monkeypatch):
+    called = Message("assistant", "", (ToolCall("weather", "{}"),))
+    monkeypatch.setattr(Echo, "renderer", SimpleNamespace(parse_reply=lambda text: called), raising=False)
+    engine, printed = talk("/tool early", "hot?", "/tool 30", "/history", f"/save {tmp_path / 'c.json'}")
+    assert "no tool was called" in printed
+    assert "assistant: weather({})" in printed
+    assert said(engine.asked[1])[-1] == ("tool", "30")
+    saved = json.loads((tmp_path / "c.json").read_text())["messages"]
+    assert saved[1]["tool_calls"][0]["function"] == {"name": "weather", "arguments": "{}"}
 
 
 def test_interrupting_a_reply_stops_the_reply_and_not_the_chat(talk):
