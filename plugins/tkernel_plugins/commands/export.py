@@ -27,7 +27,7 @@ def export(
     """Merge the adapters of FILE into the model and save it in `export_dir`, with tokenizer and template.
 
     Weights are merged in float32 and saved in `infer_dtype`, else in the checkpoint's precision. What was saved is
-    loaded back and must give the same greedy replies.
+    loaded back and must give the same greedy replies. `export_quantization_bit=4` quantises them.
 
     Example:  tk export examples/support.yaml adapter_name_or_path=out/support export_dir=out/merged --verify
     """
@@ -44,6 +44,13 @@ def export(
     from tkernel_plugins.exporting.probes import BUILT_IN, conversations_of, probes_of
     from tkernel_plugins.training.quiet import quiet
 
+    calibration = None
+    if options.export_quantization_bit is not None:
+        from tkernel_plugins.exporting.calibration import open_data
+        from tkernel_plugins.exporting.quantising import check_installed
+
+        check_installed()
+        calibration = open_data(session, options.export_quantization_dataset)
     dtype = saved_dtype(session)
     merging = [*overrides, "infer_dtype=float32"] if "infer_dtype" in session.bound.keys else overrides
     if options.export_device == "cpu" and "device_map" in session.bound.keys:
@@ -51,7 +58,7 @@ def export(
     session = _session(path, merging, plugin or ())
     probes = probes_of(session) if verify else conversations_of(BUILT_IN)
     with quiet():
-        done = run(session, options, dtype, probes, verify=verify)
+        done = run(session, options, dtype, probes, verify=verify, calibration=calibration)
     typer.echo(f"saved {done.parameters:,} parameters in {done.dtype} to {done.folder}")
     if done.divergence is not None:
         typer.echo(f"verified on {len(probes)} prompts: {done.divergence}")

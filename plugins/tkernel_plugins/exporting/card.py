@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from tkernel.lock import installed_versions
 from tkernel.pipeline import Session
 from tkernel_plugins.exporting.comparing import Divergence
@@ -15,7 +13,7 @@ LIBRARIES = ("tkernel", "torch", "transformers", "peft", "tokenizers", "safetens
 
 
 def write_card(
-    folder: Path, session: Session, template: str, dtype: torch.dtype, found: Divergence | None
+    folder: Path, session: Session, template: str, precision: str, found: Divergence | None
 ) -> None:
     """Write what the model was made of, with what, and how near it is."""
     facts = session.facts
@@ -24,7 +22,7 @@ def write_card(
         ("Base model", f"{facts.name} ({facts.model_type})"),
         ("Adapters merged", ", ".join(session.options.adapter_name_or_path) or "none"),
         ("Template", template),
-        ("Precision", str(dtype).removeprefix("torch.")),
+        ("Precision", precision),
         ("Compared with the unmerged model", str(found) if found is not None else "no"),
         ("Licence", str(licence)),
         ("Versions", ", ".join(f"{n} {v}" for n, v in installed_versions(LIBRARIES).items())),

@@ -25,11 +25,13 @@ from tkernel.pipeline import (
 from tkernel.types.conversation import Conversation
 from tkernel.types.engine import Engine, Sampling
 from tkernel.types.rendering import Renderer
+from tkernel_plugins.exporting.calibration import windows
 from tkernel_plugins.exporting.card import write_card
 from tkernel_plugins.exporting.comparing import Divergence, bound_for, divergence, logits_of
 from tkernel_plugins.exporting.folder import LOCK, new_folder
 from tkernel_plugins.exporting.ollama import modelfile
 from tkernel_plugins.exporting.options import ExportOptions
+from tkernel_plugins.exporting.quantising import BOUNDS, quantise
 from tkernel_plugins.models.precision import checkpoint_dtype
 from tkernel_plugins.training.saving import processing_class, save_generation_config
 
@@ -57,14 +59,16 @@ def export(
     probes: Sequence[Conversation],
     *,
     verify: bool,
+    calibration: Session | None = None,
 ) -> Exported:
-    """Merge, save, load back and compare.
+    """Merge, quantise if that is asked for, save, load back and compare.
 
     Args:
         session: planned with the precision in which adapters are merged.
         dtype: the precision in which the weights are saved.
         probes: conversations on which what was saved is compared with what it was made of.
         verify: compare logits with those of the unmerged model, too.
+        calibration: reads the data to quantise with; None where `export_quantization_bit` is not set.
 
     Raises:
         TkError: what was written is not what it was made of; `export_dir` is left as it was.
@@ -81,15 +85,28 @@ def export(
         said = replies(start_engine(session, renderer, bundle.replace(module=module)), probes)
         parameters = sum(parameter.numel() for parameter in module.parameters())
         del module, bundle
-        found = _loaded_back(session, folder, dtype, probes, said, expected)
-        bound = options.export_bound or bound_for(dtype)
+        bits = options.export_quantization_bit
+        if calibration is not None:
+            ids = windows(
+                calibration,
+                renderer,
+                options.export_quantization_nsamples,
+                options.export_quantization_maxlen,
+            )
+            quantised = quantise(folder, options, ids)
+        found = _loaded_back(session, folder, dtype, probes, said if bits is None else None, expected)
+        bound = options.export_bound or (bound_for(dtype) if bits is None else BOUNDS[bits])
         if found is not None and not found.mean <= bound:
             raise TkError(
                 f"the exported model differs from the adapted one: {found}; the bound is {bound:g}",
                 hint="Export in `infer_dtype: float32`, or raise `export_bound` if that is near enough.",
             )
-        write_card(folder, session, renderer.name, dtype, found)
-    return Exported(Path(options.export_dir), str(dtype).removeprefix("torch."), parameters, found)
+        precision = str(dtype).removeprefix("torch.")
+        if calibration is not None:
+            form = options.export_quantization_format
+            precision = f"{bits} bits ({form}, {quantised} linear layers) and {precision}"
+        write_card(folder, session, renderer.name, precision, found)
+    return Exported(Path(options.export_dir), precision, parameters, found)
 
 
 def saved_dtype(session: Session) -> torch.dtype:
@@ -151,15 +168,15 @@ def _loaded_back(
     folder: Path,
     dtype: torch.dtype,
     probes: Sequence[Conversation],
-    said: Sequence[str],
+    said: Sequence[str] | None,
     expected: Sequence[torch.Tensor] | None,
 ) -> Divergence | None:
-    """Load the folder as a user would, and compare with what was said before it was written."""
+    """Load the folder as a user would, and compare with what was said before it was written, if that is given."""
     saved = open_session(_settings(session, folder, dtype), calls=("model", "template", "engine"))
     bundle = load_model(saved, trainable=False)
     renderer = render_template(saved, bundle)
     again = replies(start_engine(saved, renderer, bundle), probes)
-    for before, after in zip(said, again, strict=True):
+    for before, after in zip(said or again, again, strict=True):
         if before != after:
             raise TkError(
                 f"loaded back, the export does not reply what the merged model did: {after!r}, not {before!r}",

@@ -13,6 +13,7 @@ from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import ModelRequest
 from tkernel_plugins.models.checkpoint import Source, check_remote_code, source_of
 from tkernel_plugins.models.classifier import is_classifier, load_classifier
+from tkernel_plugins.models.few_bits import UNUSED, few_bits_arguments
 from tkernel_plugins.models.gguf_file import GgufFile, read_gguf
 from tkernel_plugins.models.options import ModelOptions
 
@@ -104,7 +105,12 @@ def _load_module(
         module, report = _load_gguf(file, config, kwargs)
     else:
         pickles = {} if options.allow_pickle else {"use_safetensors": True}
-        kwargs = {**source.kwargs, **pickles, **kwargs}
+        kwargs = {
+            **source.kwargs,
+            **pickles,
+            **few_bits_arguments(config, request.facts.name),
+            **kwargs,
+        }
         if is_classifier(request.facts):
             module, report = load_classifier(request, source.path, config, kwargs)
         else:
@@ -149,6 +155,7 @@ def _check_complete(module: Any, report: Any, name: str) -> None:
             f"{name} lacks {len(missing)} of the weights that {kind} needs: {_some(missing)}",
             hint="They would be random numbers. Is it a complete causal language model?",
         )
+    unused = [key for key in unused if not key.endswith(UNUSED)]
     if unused:
         logger.warning("%s has %d weights that %s does not use: %s", name, len(unused), kind, _some(unused))
 

@@ -19,6 +19,8 @@ CHATTER = (
     "torch.utils.checkpoint: the use_reentrant parameter",
     "'pin_memory' argument is set as true but no accelerator is found",
     "`is_gradient_checkpointing` is deprecated",
+    "You passed `quantization_config` or equivalent parameters to `from_pretrained`",
+    ".g_idx",
 )
 """Beginnings of messages that tell the user nothing to act upon: `tk` took care of what they are about."""
 
