@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 ROOM = 64
 """Positions that a cache's buffers grow by, at least."""
@@ -105,21 +105,13 @@ def _plain(config: Any) -> bool:
 class DecodeBatch:
     """The cache of rows that are decoded together. Rows are told apart by their place."""
 
-    def __init__(self, forward: Forward, padding_id: int) -> None:
+    def __init__(self, forward: Forward) -> None:
         self.forward = forward
-        self.padding_id = padding_id
         self.cache: Any = None
         self.lengths: list[int] = []
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, torch.Tensor]:
-        """The cache of new rows, not yet joined, and the logits after each prompt."""
-        longest = max(map(len, prompts))
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
-        ids = [[self.padding_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        return cache, self.forward(ids, [len(prompt) for prompt in prompts], cache)
-
     def join(self, cache: Any, lengths: Sequence[int], rows: Sequence[int]) -> None:
-        """Add rows number `rows` of a prefilled cache (one may be named several times)."""
+        """Add rows number `rows` of a cache of prompts that were read (one may be named several times)."""
         kept = [lengths[row] for row in rows]
         new = _selected(cache, rows, max(kept))
         if self.cache is None:

@@ -17,11 +17,15 @@ from tkernel.types.conversation import Conversation
 from tkernel.types.engine import Delta
 from tkernel_plugins.engines.adapters_by_name import AdaptersByName
 from tkernel_plugins.engines.decode_batch import DecodeBatch, Forward
+from tkernel_plugins.engines.reading import Reading
 from tkernel_plugins.engines.reply_row import ReplyRow
 from tkernel_plugins.engines.whole_replies import WHOLE, generate_whole
 
 PREFILL = 2048
-"""Prompt tokens, padding included, that are read in one step: what waits longer is read in the next one."""
+"""Prompt tokens, padding included, that are read together; a longer prompt is read alone."""
+
+PIECE = 256
+"""Of them, those that are read between two tokens of the replies that run: these do not wait for a long prompt."""
 
 
 @dataclass(eq=False)
@@ -63,6 +67,8 @@ class Worker:
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._running: dict[str | None, list[tuple[Request, ReplyRow]]] = {}
         self._batches: dict[str | None, DecodeBatch] = {}
+        self._reading: Reading | None = None
+        self._joining: list[tuple[Request, ReplyRow]] = []  # whose prompts are being read
         self._out: list[tuple[Request, Delta | BaseException | None]] = []
         self._thread: threading.Thread | None = None
 
@@ -100,7 +106,7 @@ class Worker:
 
     def _has_work(self) -> bool:
         with self._lock:
-            return bool(self._waiting or self._jobs or any(self._running.values()))
+            return bool(self._waiting or self._jobs or self._joining or any(self._running.values()))
 
     def _run(self) -> None:
         while True:
@@ -129,7 +135,8 @@ class Worker:
 
     def _all(self) -> list[tuple[Request, ReplyRow]]:
         with self._lock:
-            return [*self._waiting, *(pair for pairs in self._running.values() for pair in pairs)]
+            running = (pair for pairs in self._running.values() for pair in pairs)
+            return [*self._waiting, *self._joining, *running]
 
     def _step(self) -> None:
         while self._jobs:
@@ -139,13 +146,16 @@ class Worker:
             except BaseException as error:
                 future.set_exception(error)
         self._release({request for request, _ in self._all() if request.cancelled.is_set()}, None)
-        self._admit()
+        if not self._joining:
+            self._admit()
+        if self._joining:
+            self._read()
         for adapter, pairs in self._running.items():
             if pairs:
                 self._decode(adapter, pairs)
 
     def _admit(self) -> None:
-        """Read the prompts of as many waiting rows as there are places, and let them join their batches."""
+        """Begin to read the prompts of as many waiting rows as there are places."""
         places = self.max_rows - sum(map(len, self._running.values()))
         taken: list[tuple[Request, ReplyRow]] = []
         prompts: dict[int, Sequence[int]] = {}
@@ -165,24 +175,31 @@ class Worker:
         if first is not None and first[0].conversations is not None:
             self._whole(first[0])
         elif taken:
-            self._prefill(taken, prompts)
+            self._joining = taken
+            self._reading = Reading(self.forward, self.padding_id, list(prompts.values()))
 
-    def _prefill(self, taken: list[tuple[Request, ReplyRow]], prompts: dict[int, Sequence[int]]) -> None:
-        adapter = taken[0][0].adapter
-        batch = self._batches.setdefault(adapter, DecodeBatch(self.forward, self.padding_id))
+    def _read(self) -> None:
+        """Read a piece of the prompts; with the last one their rows join the batch."""
+        reading, joining = self._reading, self._joining
+        assert reading is not None
+        adapter = joining[0][0].adapter
         running = self._running.setdefault(adapter, [])
-        place = {name: number for number, name in enumerate(prompts)}
         try:
             self.adapters.use(adapter)
-            cache, logits = batch.prefill(list(prompts.values()))
-            numbers = [place[id(row.prompt)] for _, row in taken]
-            self._choose(taken, logits[numbers])
-            staying = [k for k, (_, row) in enumerate(taken) if not row.done]
+            logits = reading.step(PIECE if any(self._running.values()) else PREFILL)
+            if logits is None:
+                return
+            place = {id(prompt): number for number, prompt in enumerate(reading.prompts)}
+            numbers = [place[id(row.prompt)] for _, row in joining]
+            self._joining, self._reading = [], None
+            self._choose(joining, logits[numbers])
+            staying = [k for k, (_, row) in enumerate(joining) if not row.done]
             if staying:
-                batch.join(cache, [len(p) for p in prompts.values()], [numbers[k] for k in staying])
-            running += [taken[k] for k in staying]
+                batch = self._batches.setdefault(adapter, DecodeBatch(self.forward))
+                batch.join(reading.cache, reading.lengths, [numbers[k] for k in staying])
+            running += [joining[k] for k in staying]
         except Exception as error:
-            self._fail({request for request, _ in taken}, error)
+            self._fail({request for request, _ in joining}, error)
 
     def _decode(self, adapter: str | None, pairs: list[tuple[Request, ReplyRow]]) -> None:
         batch = self._batches[adapter]
@@ -218,6 +235,9 @@ class Worker:
             return
         with self._lock:
             self._waiting = deque(pair for pair in self._waiting if pair[0] not in requests)
+        self._joining = [pair for pair in self._joining if pair[0] not in requests]
+        if not self._joining:
+            self._reading = None
         for adapter, pairs in self._running.items():
             self._keep(adapter, [k for k, (request, _) in enumerate(pairs) if request not in requests])
         self._out += [(request, last) for request in requests]
