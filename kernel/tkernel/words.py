@@ -10,11 +10,9 @@ import json
 import re
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
-
-Cut = Callable[[str], list[str]]
 
 _KEPT = 1 << 16
 """Words that are remembered; a longer text than `_LONG` characters is not."""
@@ -29,6 +27,22 @@ _PROBES = (
     "  \n \u3000中文,日本語テスト。Привет, мир! 한국어 １２３ ½ x² a\u0301\u200d \x00\x1f\x85 don't-'S",
     " ' '' 'x 're7890123 $%^&*()_+ <|a|> a\u00a0 b   ",
 )
+
+
+class Cut:
+    """Cuts texts at every match of an expression, which is a piece of its own."""
+
+    def __init__(self, pattern: str) -> None:
+        self._matches, self._between = re.compile(pattern), re.compile(f"({pattern})")
+        if self._matches.groups or self._matches.search(""):
+            raise ValueError(pattern)
+
+    def __call__(self, text: str) -> list[str]:
+        """The pieces of `text`, in order."""
+        found: list[str] = self._matches.findall(text)
+        if sum(map(len, found)) == len(text):
+            return found
+        return [piece for piece in self._between.split(text) if piece]
 
 
 class Words(dict[str, bytes]):
@@ -139,25 +153,10 @@ def _cuts(pre_tokenizer: Any) -> list[Cut]:
             return []
         if pattern:
             try:
-                cuts.append(_cut("".join(_for_python(pattern))))
+                cuts.append(Cut("".join(_for_python(pattern))))
             except (ValueError, re.error):
                 return []
     return cuts if steps[-1] and steps[-1]["type"] == "ByteLevel" else []
-
-
-def _cut(pattern: str) -> Cut:
-    """Cuts at every match, which is a piece of its own."""
-    compiled, between = re.compile(pattern), re.compile(f"({pattern})")
-    if compiled.groups or compiled.search(""):
-        raise ValueError(pattern)
-
-    def cut(text: str) -> list[str]:
-        found: list[str] = compiled.findall(text)
-        if sum(map(len, found)) == len(text):
-            return found
-        return [piece for piece in between.split(text) if piece]
-
-    return cut
 
 
 def _for_python(pattern: str) -> Iterator[str]:

@@ -40,7 +40,8 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, the tools that may be called, and references to media (path, URL or bytes).
+    """Messages, the tools that may be called, and references to media (path, URL or bytes; a video may be a
+    tuple of its frames).
 
     `empty_tools` says that a list of tools was given and is empty (`"tools": "[]"`), which is not the
     same as none given: LLaMA-Factory's templates open a system block for it.

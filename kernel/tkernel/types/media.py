@@ -11,7 +11,8 @@ from tkernel.types.conversation import Conversation
 
 @dataclass(frozen=True)
 class MediaRefs:
-    """The media of one sample as references (path, URL or bytes); opened only in the collator."""
+    """The media of one sample as references (path, URL or bytes; a video may be a tuple of its frames); opened only in
+    the collator."""
 
     images: tuple[Any, ...] = ()
     videos: tuple[Any, ...] = ()

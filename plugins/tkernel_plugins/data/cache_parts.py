@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tkernel.lock import content_hash, installed_versions
 from tkernel.types.conversation import Conversation, Message, ToolCall
 from tkernel.types.rendering import Renderer
 from tkernel_plugins.data.canonical import MEDIA
+from tkernel_plugins.data.frames import frames_of
 
 LIBRARIES = ("datasets", "jinja2", "numpy", "pyarrow", "tokenizers", "transformers")
 """Their versions are part of every key."""
@@ -107,15 +108,16 @@ def digest_media(tables: Iterable[Any]) -> str:
     for table in tables:
         for name in MEDIA:
             for row in table[name].to_pylist() if name in table.column_names else ():
-                seen.update(dict.fromkeys(filter(None, map(_path_of, row or ()))))
+                seen.update(dict.fromkeys(path for item in row or () for path in _paths_of(item)))
     total = hashlib.sha256()
     for path in seen:
         total.update(f"{path}\0{_ends(path)}\n".encode())
     return f"sha256:{total.hexdigest()}"
 
 
-def _path_of(reference: Any) -> str | None:
-    return reference.get("path") if isinstance(reference, dict) else reference
+def _paths_of(reference: Any) -> Sequence[str]:
+    path = reference.get("path") if isinstance(reference, dict) else reference
+    return frames_of(path) or ([path] if path else [])
 
 
 def _ends(path: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tkernel.types.conversation import Conversation, Message, ToolCall
+from tkernel_plugins.data.frames import frames_of
 
 if TYPE_CHECKING:
     import datasets
@@ -80,10 +81,13 @@ def _conversation(messages: tuple[Message, ...], rest: dict[str, Any]) -> Conver
 
 
 def media_value(reference: Any) -> Any:
-    """A reference as media processors take it: the bytes, or else the path or URL."""
+    """A reference as media processors take it: the bytes, or else the path or URL; a tuple of them for a video
+    of frames."""
     if isinstance(reference, dict):
-        return reference["path"] if reference.get("bytes") is None else reference["bytes"]
-    return reference
+        if reference.get("bytes") is not None:
+            return reference["bytes"]
+        reference = reference["path"]
+    return (isinstance(reference, str) and frames_of(reference)) or reference
 
 
 def _is_canonical(kind: pa.DataType) -> bool:

@@ -15,7 +15,8 @@ from tkernel.types.conversation import Conversation, message_to_dict
 from tkernel.types.dataset import DatasetEntry, Rejection
 from tkernel.types.requests import DatasetRequest
 from tkernel_plugins.data.canonical import MEDIA
-from tkernel_plugins.data.formats import BadRow, Format, MissingColumn, Row, Sample, kind_of
+from tkernel_plugins.data.formats import BadRow, Format, MissingColumn, Row, Sample, frames_given, kind_of
+from tkernel_plugins.data.frames import as_reference
 from tkernel_plugins.data.options import RowOptions
 from tkernel_plugins.data.raw import RawRow
 
@@ -79,6 +80,8 @@ class Conversion:
 
     def resolve(self, item: Any) -> dict[str, Any]:
         """A medium as a struct; its path is the file below `media_dir` or beside the data, if it is there."""
+        if isinstance(item, (list, tuple)):
+            return {"path": as_reference([self.resolve(frame)["path"] for frame in item]), "bytes": None}
         given = item if isinstance(item, dict) else {"bytes" if isinstance(item, bytes) else "path": item}
         path, content = given.get("path"), given.get("bytes")
         if isinstance(path, str) and content is None:
@@ -197,8 +200,9 @@ def _references(row: Row, sample: Sample, name: str) -> Sequence[Any]:
         raise BadRow(f"{name} are given in the messages and in `{row.columns[name]}`")
     items = value if isinstance(value, list) else [value]
     for item in items:
-        if isinstance(item, list):
-            raise BadRow(f"`{row.columns[name]}` holds lists of frames, which are not supported")
+        if isinstance(item, list) and name == "videos":
+            frames_given(item, f"`{row.columns[name]}`")
+            continue
         if isinstance(item, dict) and not (item.get("bytes") or item.get("path")):
             raise BadRow(f"`{row.columns[name]}` holds an object without `bytes` and `path`")
         if isinstance(item, dict) and not (

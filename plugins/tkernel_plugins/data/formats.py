@@ -284,6 +284,15 @@ def json_text(value: Any, what: str) -> str:
         raise BadRow(f"{what} holds what JSON cannot", str(error)) from None
 
 
+def frames_given(frames: Sequence[Any], where: str) -> None:
+    """Raise `BadRow` for a list that is no video of frames; `where` names what holds it."""
+    if not frames:
+        raise BadRow("a video without frames", where)
+    for frame in frames:
+        if not isinstance(frame, str):
+            raise BadRow("the frames of a video must be paths or URLs", f"{where} holds {kind_of(frame)}")
+
+
 def kind_of(value: Any) -> str:
     """What a value is, in JSON's words."""
     names = {bool: "a boolean", int: "a number", float: "a number", str: "text", type(None): "null"}

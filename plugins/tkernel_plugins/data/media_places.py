@@ -13,6 +13,7 @@ from tkernel.types.conversation import Conversation
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Encoded, Segment
 from tkernel_plugins.data.canonical import MEDIA
+from tkernel_plugins.data.frames import as_reference
 
 PLACEHOLDER = re.compile("<(image|video|audio)>")
 
@@ -116,4 +117,5 @@ def _find(ids: Sequence[int], among: Sequence[int], start: int) -> int:
 
 
 def _reference(item: Any) -> Mapping[str, Any]:
+    item = as_reference(item) if isinstance(item, tuple) else item
     return {"path": None, "bytes": item} if isinstance(item, bytes) else {"path": item, "bytes": None}

@@ -10,7 +10,16 @@ from typing import Any
 
 from tkernel.config.suggest import did_you_mean
 from tkernel.types.conversation import Conversation, Message, ToolCall
-from tkernel_plugins.data.formats import BadRow, Row, Sample, converted, json_text, kind_of, parse_json
+from tkernel_plugins.data.formats import (
+    BadRow,
+    Row,
+    Sample,
+    converted,
+    frames_given,
+    json_text,
+    kind_of,
+    parse_json,
+)
 
 SHAREGPT_TAGS: Mapping[str, str] = {
     "role_tag": "from",
@@ -209,9 +218,15 @@ def _part(part: Any, name: str, media: _Media) -> str:
                     (value[k] for k in ("url", "path", "bytes", "data") if value.get(k) is not None), None
                 )
             if value is not None:
-                listed.append(_reference(value, name))
+                frames = medium == "video" and isinstance(value, list)
+                listed.append(_frames(value, name) if frames else _reference(value, name))
             return f"<{medium}>"
     raise BadRow("a content part that is not known", f"{str(kind)[:80]!r} in {name}")
+
+
+def _frames(value: list[Any], name: str) -> tuple[str, ...]:
+    frames_given(value, name)
+    return tuple(value)
 
 
 def _reference(value: Any, name: str) -> Any:

@@ -13,8 +13,10 @@ from data_kit import FORMATS, conversation, from_info, load, said
 from tkernel.errors import DataError
 from tkernel.types.dataset import DatasetEntry, DatasetReport
 from tkernel.types.requests import DatasetRequest
-from tkernel_plugins.data.canonical import conversations
+from tkernel_plugins.data.canonical import conversations, media_value
+from tkernel_plugins.data.media_places import references
 from tkernel_plugins.data.options import RowOptions
+from tkernel_plugins.data.padding import references_of
 from tkernel_plugins.data.roles import from_llamafactory
 
 OPENAI_SYSTEM = "detailed thinking off"
@@ -219,6 +221,39 @@ def test_media_are_found_below_the_media_folder_and_beside_the_data(tmp_path: Pa
     assert [row["images"] for row in loaded.rows] == [
         [str(tmp_path / "media" / "a.png")], [str(tmp_path / "b.png")], ["https://example.org/c.png"],
     ]  # fmt: skip
+
+
+def test_a_video_may_be_a_list_of_frames(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"")
+    video = ["1.jpg", "https://example.org/2.jpg"]
+    rows: list[Any] = [
+        {"instruction": "<video><video>", "output": "x", "videos": [video, "b.mp4"]},
+        {"instruction": "<video>", "output": "x", "videos": [[]]},
+        {"instruction": "<video>", "output": "x", "videos": [[3]]},
+        {"instruction": "<image>", "output": "x", "images": [video]},
+    ]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows))
+    loaded = load(file, None, options=RowOptions(on_bad_row="drop"))
+    found = (str(tmp_path / "1.jpg"), "https://example.org/2.jpg")
+    (conversation,) = conversations(loaded.rows.with_format("arrow")[:])
+    assert conversation.videos == (found, "b.mp4")
+    assert [references_of(row).videos for row in loaded.rows] == [(found, "b.mp4")]
+    assert [media_value(item) for item in references(conversation)["videos"]] == [found, "b.mp4"]
+    assert list(loaded.report.rejections) == [
+        "a video without frames",
+        "the frames of a video must be paths or URLs",
+        "`images` must hold paths, URLs or bytes",
+    ]
+
+
+def test_a_part_of_a_message_may_be_a_video_of_frames(tmp_path: Path) -> None:
+    parts = [{"type": "video", "video": ["1.jpg", "2.jpg"]}, {"type": "text", "text": "?"}]
+    asked = [{"role": "user", "content": parts}, {"role": "assistant", "content": "x"}]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([{"messages": asked}]))
+    (row,) = load(file, "openai").rows
+    assert references_of(row).videos == (("1.jpg", "2.jpg"),)
 
 
 Q, A = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}

@@ -18,6 +18,7 @@ from tkernel.rendering import SegmentRenderer
 from tkernel.testing.tiny import SPECIAL_TOKENS, make_tokenizer
 from tkernel.types.conversation import Conversation
 from tkernel.types.rendering import Turn
+from tkernel_plugins.data.frames import as_reference
 
 POLICIES = ("proportional", "keep_start", "keep_end", "split", "drop", "error")
 SIDE_POLICIES = ("proportional", "keep_start", "keep_end")
@@ -43,7 +44,8 @@ class Pixels:
             text, own = "", []
             for part in re.split("(<image>|<video>)", message.content):
                 if part in sizes:
-                    count = int(next(sizes[part])) + 2 * (part == "<video>")
+                    size = next(sizes[part])
+                    count = sum(map(int, [size] if isinstance(size, str) else size)) + 2 * (part == "<video>")
                     own.append((len(text), len(text) + count * len("<pixel>")))
                     part = "<pixel>" * count
                 text += part
@@ -188,6 +190,14 @@ def test_a_medium_is_kept_with_all_its_tokens_or_not_at_all(
         assert len(sample["input_ids"]) <= cutoff_len
     if policy == "split" and not any(sample["reason"] for sample in samples):
         assert [i["path"] for sample in samples for i in sample["images"]] == images
+
+
+@given(cutoff_len=st.integers(8, 40))
+def test_a_video_of_frames_is_cut_like_any_other(cutoff_len: int) -> None:
+    row = {"messages": words("a<video>b<video>", "c" * 9), "videos": ["4", as_reference(["1", "2"])]}
+    (sample,) = encode("supervised", TOY, [row], media=Pixels(), cutoff_len=cutoff_len)
+    sizes = {"4": 6, as_reference(["1", "2"]): 5}
+    assert pixels(sample["input_ids"]) == sum(sizes[item["path"]] for item in sample["videos"])
 
 
 def test_a_row_whose_media_cannot_be_found_can_be_used_whole_and_not_cut() -> None:
