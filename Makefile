@@ -13,7 +13,7 @@ endif
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install quickstart test test-slow test-kernel test-unsloth test-vllm test-oldest lint docs bench clean
+.PHONY: install quickstart test test-slow test-kernel test-unsloth test-vllm test-openvino test-oldest lint docs bench clean
 
 install: $(TESTS)
 
@@ -66,6 +66,11 @@ test-unsloth: $(TESTS)
 test-vllm: $(TESTS)
 	$(BIN)/tk env create $(ENVS)/vllm --with contrib/tk-vllm --constraint constraints.txt
 	TK_VLLM_ENV=$(abspath $(ENVS))/vllm $(BIN)/python -m pytest -m slow --timeout 1800 contrib/tk-vllm/tests
+
+# OpenVINO lives beside the rest: 201 MB in $(VENV).
+test-openvino: $(TESTS)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e contrib/tk-openvino
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout 1800 contrib/tk-openvino/tests
 
 lint: $(TESTS)
 	$(BIN)/ruff check .

@@ -331,6 +331,7 @@ def start_engine(
         media=process_media(session, bundle),
         options=session.options_of(choice),
         seed=session.options.seed if seed is None else seed,
+        settings=session.resolved(),
     )
     engine: Engine = session.active.call(choice, request)
     return engine

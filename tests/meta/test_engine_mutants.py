@@ -41,6 +41,7 @@ class Changed(Engine):
     "test_greedy_equals_the_reference_loop",
     "test_a_prompt_is_continued_without_a_template",
     "test_log_probabilities_equal_teacher_forcing",
+    "test_the_most_likely_tokens_are_given",
     "test_repetition_is_penalised",
 )
 class ForgetsTheFirstToken(Changed):
@@ -154,10 +155,21 @@ class StreamsTheBeginningOfAStopText(Changed):
                 return
 
 
-@MUTANTS.breaks("test_log_probabilities_equal_teacher_forcing")
+@MUTANTS.breaks("test_log_probabilities_equal_teacher_forcing", "test_the_most_likely_tokens_are_given")
 class GivesThemAfterTheTemperature(Changed):
     def logprobs(self, token, logits, sampling):
         return super().logprobs(token, logits / sampling.temperature, sampling)
+
+
+@MUTANTS.breaks("test_the_most_likely_tokens_are_given")
+class GivesTheChosenTokenAlone(Changed):
+    def logprobs(self, token, logits, sampling):
+        return super().logprobs(token, logits, replace(sampling, logprobs=0))
+
+
+@MUTANTS.breaks("test_the_most_likely_tokens_are_given", cannot={"logprobs": "it says so and does it"})
+class SaysThatItCannotAndDoes(Changed):
+    """What an engine declares that it cannot do must be refused."""
 
 
 @MUTANTS.breaks("test_a_prompt_is_continued_without_a_template")
@@ -222,6 +234,31 @@ class WorksOnInAThread(Changed):
             if isinstance(item, TkError):
                 raise item
             yield item
+
+
+@MUTANTS.breaks("test_closing_the_iterator_frees_its_places", "test_closing_the_iterator_stops_the_work")
+class KeepsThePlacesOfAClosedIterator(WorksOnInAThread):
+    running = 0
+
+    def stream(self, conversations, sampling=None):
+        self.running = len(conversations)
+        yield from super().stream(conversations, sampling)
+        self.running = 0
+
+
+@MUTANTS.breaks(
+    "test_greedy_equals_the_reference_loop",
+    "test_a_prompt_is_continued_without_a_template",
+    "test_a_reply_has_at_most_max_new_tokens",
+    "test_a_stop_id_ends_the_reply",
+    "test_repetition_is_penalised",
+    "test_streams_concatenate_to_the_replies",
+    "test_the_message_is_what_the_template_parses",
+    cannot={"token_ids": "they are those of the text"},
+)
+class SaysAnotherText(Changed):
+    def reply(self, conversations, sampling=None):
+        return [replace(reply, text=reply.text + "!") for reply in super().reply(conversations, sampling)]
 
 
 @MUTANTS.breaks("test_the_module_is_left_as_it_was")

@@ -5,4 +5,4 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2] / name) for name in ("tk-openai",)]
+sys.path[:0] = [str(Path(__file__).parents[2] / name) for name in ("tk-openai", "tk-openai/tests")]

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
 import socket
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from serving import Served
 
 from tkernel.errors import TkError
 from tkernel.pipeline import open_engine, open_session
@@ -29,27 +23,17 @@ ASKED = [Conversation((Message("user", text),)) for text in ("Hi", "Who runs the
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("openai")
     tiny.save_model(made / "model")
-    config = {"model_name_or_path": str(made / "model"), "template": "chatml", "infer_dtype": "float32"}
-    (made / "run.yaml").write_text(json.dumps(config))
     return made
 
 
 @pytest.fixture(scope="module")
 def server(folder):
     """The address of a running `tk serve`."""
-    command = [str(Path(sys.executable).with_name("tk")), "serve", str(folder / "run.yaml"), "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+    running = Served(
+        folder, model_name_or_path=str(folder / "model"), template="chatml", infer_dtype="float32"
     )
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if found := re.match(r"serving .* at (http://\S+/v1)", line):
-            yield found[1]
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-            return
-    pytest.fail("".join(said))
+    yield running.address
+    running.close()
 
 
 def engine_at(folder, address, **options):
@@ -68,7 +52,7 @@ def remote(folder, server):
 
 
 @pytest.fixture(scope="module")
-def local(folder):
+def local(folder, server):
     engine = open_engine(open_session(folder / "run.yaml"))
     yield engine
     engine.close()

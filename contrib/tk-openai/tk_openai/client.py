@@ -296,10 +296,10 @@ class RemoteEngine:
 
 
 def _not_at_default(sampling: Sampling) -> dict[str, Any]:
-    """What of `EXTRA` somebody set; greedy replies need none of it."""
+    """What of `EXTRA` somebody set; greedy replies need no `top_k`."""
     defaults = {each.name: each.default for each in fields(Sampling)}
-    names = [name for name in EXTRA if sampling.do_sample and getattr(sampling, name) != defaults[name]]
-    return {name: getattr(sampling, name) for name in names}
+    names = EXTRA if sampling.do_sample else ("repetition_penalty",)
+    return {name: getattr(sampling, name) for name in names if getattr(sampling, name) != defaults[name]}
 
 
 def _said(choice: Any) -> str:

@@ -152,4 +152,6 @@ class EngineRequest:
     media: MediaProcessor | None = None
     options: Any = None
     seed: int = 42
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved flat configuration; an engine that loads the weights itself finds `infer_dtype` in it."""
     slots: Slots = field(default_factory=partial(Slots, "generate"), compare=False)

@@ -82,6 +82,12 @@ class TransformersEngine:
             del self._worker, self._adapters
         self.bundle = None
 
+    @property
+    def running(self) -> int:
+        """Replies that are being generated or wait for a place."""
+        self._open_bundle()
+        return self._worker.count
+
     # -- beside replies ----------------------------------------------------------------------------
 
     @property
@@ -178,7 +184,8 @@ class TransformersEngine:
             for k in range(sampling.n):
                 index = number * sampling.n + k
                 chooser = Chooser(sampling, prompt, self._seed(asked, index), self._matcher(asked))
-                rows.append(ReplyRow(index, prompt, limit, chooser, bundle.tokenizer, self.renderer.stop_ids))
+                stop_ids = self.renderer.stop_ids
+                rows.append(ReplyRow(index, prompt, limit, sampling, bundle.tokenizer, stop_ids, chooser))
         whole = sampling.num_beams > 1 or not self._worker.forward.joinable or any(map(_has_media, expanded))
         repeated = [_conversation(c) for c in expanded for _ in range(sampling.n)]
         return Request(rows, asked.adapter if asked else None, repeated if whole else None)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tkernel.types.engine import Delta, TokenLogprob
-from tkernel_plugins.engines.choosing import Chooser
+from tkernel.types.engine import Delta, Sampling, TokenLogprob
 from tkernel_plugins.engines.incremental_text import IncrementalText
 
 
@@ -16,7 +15,9 @@ class ReplyRow:
     Args:
         index: of the reply, in its deltas.
         limit: tokens that it may have.
+        sampling: whose stop texts end it.
         stop_ids: tokens that end it.
+        chooser: what takes its tokens, where that is not an engine's own work.
     """
 
     def __init__(
@@ -24,17 +25,19 @@ class ReplyRow:
         index: int,
         prompt: Sequence[int],
         limit: int,
-        chooser: Chooser,
+        sampling: Sampling,
         tokenizer: Any,
         stop_ids: Sequence[int],
+        chooser: Any = None,
     ) -> None:
         self.index = index
         self.prompt = prompt
         self.limit = limit
+        self.sampling = sampling
         self.chooser = chooser
         self.stop_ids = stop_ids
-        self.stops = chooser.sampling.stop
-        self.text = IncrementalText(tokenizer, skip_special_tokens=chooser.sampling.skip_special_tokens)
+        self.stops = sampling.stop
+        self.text = IncrementalText(tokenizer, skip_special_tokens=sampling.skip_special_tokens)
         self.done = False
         self.last = -1
         self.count = 0

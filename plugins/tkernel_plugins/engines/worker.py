@@ -72,6 +72,11 @@ class Worker:
         self._out: list[tuple[Request, Delta | BaseException | None]] = []
         self._thread: threading.Thread | None = None
 
+    @property
+    def count(self) -> int:
+        """Replies that are being generated or wait for a place."""
+        return len(self._all())
+
     def submit(self, request: Request) -> None:
         """Put the rows of a request at the end of the queue."""
         with self._lock:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tkernel.errors import DataError, TkError
 from tkernel.testing import tiny
 from tkernel.testing.chatml import chatml_renderer
-from tkernel.testing.engines import _reference, scripted_bundle
+from tkernel.testing.engine_runs import reference, scripted_bundle
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.engine import Prompt, RequestSampling, Sampling
 from tkernel.types.requests import EngineRequest
@@ -162,7 +162,7 @@ def test_a_sliding_window_is_held_where_rows_join(family):
     bundle = tiny.make_bundle(family, sliding_window=8)
     engine = start(bundle, max_batch=3)
     asked = [ask("word " * n) for n in (1, 9, 4, 20, 2)]
-    expected = [_reference(bundle, conversation, 8) for conversation in asked]
+    expected = [reference(bundle, conversation, 8) for conversation in asked]
     assert [list(reply.token_ids) for reply in engine.reply(asked, GREEDY)] == expected
 
 
@@ -237,7 +237,7 @@ def adapters(tmp_path_factory):
                 torch.nn.init.normal_(weight, std=1.0, generator=torch.Generator().manual_seed(number))
         module.save_pretrained(folder / name)
         merged = module.merge_and_unload()
-        said[name] = _reference(bundle.replace(module=merged), ask("Hi"), 8)
+        said[name] = reference(bundle.replace(module=merged), ask("Hi"), 8)
     return folder, said
 
 
@@ -245,7 +245,7 @@ def test_adapters_are_switched_by_request_and_equal_the_merged_model(adapters):
     folder, said = adapters
     bundle = tiny.make_bundle()
     before = {name: value.clone() for name, value in bundle.module.state_dict().items()}
-    expected = {None: _reference(bundle, ask("Hi"), 8), **said}
+    expected = {None: reference(bundle, ask("Hi"), 8), **said}
     engine = start(bundle)
     engine.load_adapter("one", folder / "one")
     engine.load_adapter("two", folder / "two")
