@@ -68,6 +68,40 @@ def test_a_suite_has_the_attributes_that_the_plugin_gives():
     assert suite_of("adapter", "lora").options == {}
 
 
+@pytest.mark.parametrize(
+    ("stage", "suite"),
+    [
+        ("sft", "StageContract"),
+        ("pt", "TextStageContract"),
+        ("dpo", "PreferenceStageContract"),
+        ("kto", "FeedbackStageContract"),
+        ("grpo", "OnlineStageContract"),
+        ("rm", "RewardContract"),
+        ("ppo", "JudgedContract"),
+    ],
+)
+def test_a_stage_gets_the_suite_of_its_rows_or_the_one_that_it_names(stage, suite):
+    assert [base.__name__ for base in suite_of("stage", stage).__mro__][1] == suite
+
+
+def test_further_models_of_a_stage_are_there():
+    found = suite_of("stage", "distill")
+    assert found().bound_options().teacher_model == "another"
+
+
+def test_a_suite_that_is_not_there_is_an_error_of_the_plugin(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from tk_demo_template import TEMPLATE\n"
+        "class Mine(type(TEMPLATE)):\n"
+        "    contract = {'suite': 'tk_demo_template:Missing'}\n"
+        "del TEMPLATE\n"
+        "PLUGIN = Mine()\n"
+    )
+    with pytest.raises(InvalidPlugin, match=r"suite of its `contract` is not there: .*Missing"):
+        suite_of("template", str(file))
+
+
 def test_a_plugin_that_gives_what_the_suite_does_not_know_is_told(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

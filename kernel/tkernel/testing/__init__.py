@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tkernel.testing.preference_stages import FeedbackStageContract, PreferenceStageContract
     from tkernel.testing.stages import StageContract
     from tkernel.testing.templates import TemplateContract
+    from tkernel.testing.text_stages import TextStageContract
 
 __all__ = [
     "AdapterContract",
@@ -38,6 +39,7 @@ __all__ = [
     "PreferenceStageContract",
     "StageContract",
     "TemplateContract",
+    "TextStageContract",
 ]
 
 CONTRACTS = {
@@ -52,6 +54,7 @@ CONTRACTS = {
 """Kind of plugin -> where its suite is."""
 
 STAGES_BY_ROWS = {
+    "text": "tkernel.testing.text_stages:TextStageContract",
     "preference": "tkernel.testing.preference_stages:PreferenceStageContract",
     "feedback": "tkernel.testing.preference_stages:FeedbackStageContract",
     "prompt": "tkernel.testing.online:OnlineStageContract",

@@ -61,15 +61,20 @@ def find_plugin(kind: str, plugin: str) -> Entry:
 def suite_of(kind: str, plugin: str) -> type[Contract]:
     """The suite of a plugin, with the attributes that the plugin itself gives in `contract`.
 
+    That is the kind's, for a stage that of its `rows`, or the subclass that `contract` names as `suite`.
+
     Raises:
         NoProvider, AmbiguousProvider, PluginError: see `find_plugin`.
-        InvalidPlugin: `contract` names something that the suite does not have.
+        InvalidPlugin: `contract` names something that the suite does not have, or a suite that is not there.
     """
     entry = find_plugin(kind, plugin)
+    told = dict(getattr(entry.object, "contract", {}))
     by_rows = STAGES_BY_ROWS.get(getattr(entry.object, "rows", "")) if kind == "stage" else None
-    module, _, name = (by_rows or CONTRACTS[kind]).partition(":")
-    suite: type[Contract] = getattr(importlib.import_module(module), name)
-    told: Mapping[str, Any] = getattr(entry.object, "contract", {})
+    module, _, name = (told.pop("suite", None) or by_rows or CONTRACTS[kind]).partition(":")
+    try:
+        suite: type[Contract] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InvalidPlugin(f"{entry}: the suite of its `contract` is not there: {error}") from error
     for attribute in told:
         if not hasattr(suite, attribute):
             hint = did_you_mean(attribute, [known for known in dir(suite) if known[0] != "_"])
@@ -93,7 +98,7 @@ class Contract:
         told: Mapping[str, Any] = getattr(self.provider, "contract", {})
         own = [vars(c) for c in type(self).__mro__ if not c.__module__.startswith("tkernel.testing")]
         for attribute, value in told.items():
-            if not any(attribute in names for names in own):
+            if attribute != "suite" and not any(attribute in names for names in own):
                 setattr(self, attribute, value)
 
     @property

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-SUITES = ("models", "adapters", "datasets", "templates", "media", "stages", "engines")
+SUITES = (
+    *("models", "adapters", "datasets", "templates", "media", "stages", "engines"),
+    *("online", "preference_stages", "text_stages"),
+)
 
 # A failed check then shows the values that it compared, as in a test file of one's own.
 pytest.register_assert_rewrite(*(f"tkernel.testing.{name}" for name in SUITES))

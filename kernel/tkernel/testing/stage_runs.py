@@ -78,3 +78,17 @@ def pulled_positions(bundle: ModelBundle) -> list[int]:
 
     bundle.module.base_model.norm.register_forward_hook(watch)
     return found
+
+
+def taken(suite: Any, *keys: str) -> list[str]:
+    """Those of `keys` that the options of the suite's stage have and can set."""
+    declared = getattr(suite.provider, "Options", None)
+    names = {field.name for field in dataclasses.fields(declared)} if declared else set()
+    found = []
+    for key in (key for key in keys if key in names):
+        try:
+            suite.bound_options(**{key: 3 if key == "buffer_size" else True})
+        except ValueError:  # inherited, and not for samples of this kind
+            continue
+        found.append(key)
+    return found

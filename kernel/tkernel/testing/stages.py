@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from tkernel.errors import TkError
 from tkernel.testing import tiny
 from tkernel.testing.chatml import chatml_renderer
 from tkernel.testing.contract import Contract
-from tkernel.testing.stage_runs import BASE, SAID, losses, moved, pulled_positions, recorder, streamed
+from tkernel.testing.stage_runs import BASE, SAID, losses, moved, pulled_positions, recorder, streamed, taken
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.conversation import Conversation, Message, message_to_dict
 from tkernel.types.dataset import DatasetEntry, DatasetReport, LoadedDataset
@@ -58,6 +57,11 @@ class StageContract(Contract):
         bundle.module.requires_grad_(False)
         self.loaded = (*self.loaded, bundle)
         return bundle
+
+    def bound_options(self, **values: Any) -> Any:
+        """As in `Contract`; each further model that the stage names in `models` is `another`."""
+        further = dict.fromkeys(getattr(self.provider, "models", {}).values(), "another")
+        return super().bound_options(**{**further, **self.options, **values})
 
     def renderer(self, bundle: ModelBundle) -> Any:
         """A ChatML renderer over the tiny tokenizer."""
@@ -205,12 +209,12 @@ class StageContract(Contract):
     def test_samples_that_share_a_row_do_not_see_each_other(self, tmp_path: Path) -> None:
         """With `neat_packing`, and with `padding_free`, if the stage takes them: three steps over the same
         samples have the losses of steps over samples that have a row each."""
-        taken = self._taken("neat_packing", "padding_free")
-        if not taken:
+        keys = taken(self, "neat_packing", "padding_free")
+        if not keys:
             pytest.skip("the stage takes neither `neat_packing` nor `padding_free`")
         arguments: dict[str, Any] = {"max_steps": 3, "per_device_train_batch_size": 4}
         _, alone = self.run(tmp_path / "alone", **arguments)
-        for name in taken:
+        for name in keys:
             _, logs = self.run(tmp_path / name, options={name: True}, **arguments)
             assert losses(logs) == pytest.approx(losses(alone), rel=1e-3, abs=2e-4), name
 
@@ -295,24 +299,11 @@ class StageContract(Contract):
     def _ways_of_batching(self) -> list[dict[str, Any]]:
         """Keyword arguments of `run`."""
         ways: list[dict[str, Any]] = [{}, {"train_sampling_strategy": "group_by_length"}]
-        for key in self._taken("packing", "neat_packing", "padding_free"):
+        for key in taken(self, "packing", "neat_packing", "padding_free"):
             ways.append({"options": {key: True, "cutoff_len": 64}})
-        if self._taken("buffer_size"):
+        if taken(self, "buffer_size"):
             ways.append({"options": {"buffer_size": 3, "preprocessing_batch_size": 2}, "stream": True})
         return ways
-
-    def _taken(self, *keys: str) -> list[str]:
-        """Those of `keys` that the stage's options have and can set."""
-        declared = getattr(self.provider, "Options", None)
-        names = {field.name for field in dataclasses.fields(declared)} if declared else set()
-        taken = []
-        for key in (key for key in keys if key in names):
-            try:
-                self.bound_options(**{key: 3 if key == "buffer_size" else True})
-            except ValueError:  # inherited, and not for samples of this kind
-                continue
-            taken.append(key)
-        return taken
 
     def test_the_seed_decides_everything(self, tmp_path: Path) -> None:
         """The same seed gives the same bits, whatever the global generators' state; another one gives

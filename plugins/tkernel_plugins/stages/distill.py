@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tkernel import StageResult, hookimpl
 from tkernel.errors import Problem, TkError
@@ -40,6 +40,10 @@ class Distillation:
     rows = "supervised"
     training_arguments = "transformers.training_args:TrainingArguments"
     models: ClassVar[Mapping[str, str]] = {"teacher": "teacher_model"}
+    contract: ClassVar[Mapping[str, Any]] = {
+        "suite": "tkernel_plugins.training.contracts.distillation:DistillationContract",
+        "log_file": "trainer_log.jsonl",
+    }
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """A teacher that is missing or has another vocabulary, and what training refuses."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tkernel import StageResult, hookimpl
 from tkernel.errors import Problem
@@ -28,6 +28,7 @@ class FeedbackOptimisation:
     rows = "feedback"
     models: ClassVar[dict[str, str]] = {"reference": "ref_model"}
     training_arguments = "transformers.training_args:TrainingArguments"
+    contract: ClassVar[Mapping[str, Any]] = {"log_file": "trainer_log.jsonl"}
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Options of the reference that do not go together, besides what every stage checks."""

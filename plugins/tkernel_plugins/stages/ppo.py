@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from tkernel import StageResult, hookimpl
 from tkernel.errors import Problem
@@ -55,6 +55,9 @@ class ProximalPolicy:
     rows = "prompt"
     training_arguments = "transformers.training_args:TrainingArguments"
     models: ClassVar[Mapping[str, str]] = {"reference": "ref_model", "reward": "reward_model"}
+    contract: ClassVar[Mapping[str, Any]] = {
+        "suite": "tkernel_plugins.training.contracts.judged:JudgedContract",
+    }
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """A reward model that is missing or of another type, and what training refuses."""

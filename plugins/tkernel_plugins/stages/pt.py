@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from tkernel import StageResult, hookimpl
 from tkernel.errors import Problem
@@ -26,6 +27,7 @@ class Pretraining:
     Options = Options
     rows = "text"
     training_arguments = "transformers.training_args:TrainingArguments"
+    contract: ClassVar[Mapping[str, Any]] = {"log_file": "trainer_log.jsonl"}
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Training arguments that contradict each other, the data or this machine."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from tkernel import StageResult, hookimpl
 from tkernel.errors import Problem
@@ -27,6 +28,10 @@ class RewardModelling:
     rows = "preference"
     produces = "reward"
     training_arguments = "transformers.training_args:TrainingArguments"
+    contract: ClassVar[Mapping[str, Any]] = {
+        "suite": "tkernel_plugins.training.contracts.rewards:RewardContract",
+        "log_file": "trainer_log.jsonl",
+    }
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Predictions without data, besides what every stage checks."""
