@@ -1,5 +1,7 @@
 """The built-in stages that generate keep their contract."""
 
+import pytest
+
 from tkernel.testing import OnlineStageContract
 from tkernel_plugins.training.contracts.judged import JudgedContract
 
