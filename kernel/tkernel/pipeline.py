@@ -18,7 +18,6 @@ from tkernel.errors import TkError
 from tkernel.library import library
 from tkernel.memory import InMemory, listed, wrong
 from tkernel.planning import FOR_TRAINING, open_runs, open_session
-from tkernel.processes import agree, world
 from tkernel.session import Session
 from tkernel.trace import TRACE
 from tkernel.types.bundle import ModelBundle
@@ -100,8 +99,13 @@ def train_all(sessions: Sequence[Session], callbacks: Sequence[Any] = ()) -> Sta
 
 def say(line: str) -> None:
     """Print a line once, however many processes the run has."""
-    if world()[0] == 0:
+    if is_first_process():
         print(line, flush=True)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a distributed run that writes and prints for all."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def say_finished(result: StageResult) -> None:
@@ -111,15 +115,14 @@ def say_finished(result: StageResult) -> None:
 
 def train(session: Session, callbacks: Sequence[Any] = ()) -> StageResult:
     """Run the training stage of a session, from loading the model to saving the result."""
-    agree(session.lock)
-    first = world()[0] == 0  # the first process of a distributed run writes for all
-    if first:
+    library("agree")(session.lock)
+    if is_first_process():
         claim_output_dir(session)
     request = stage_request(session, session.output_dir)
     for callback in callbacks:
         request.slots.put("callbacks", callback, by="tkernel.run(callbacks=...)")
     result: StageResult = session.active.call(session.choice("stage"), request)
-    if first:
+    if is_first_process():
         mark_finished(session, result)
     return result
 

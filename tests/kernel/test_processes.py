@@ -7,7 +7,7 @@ import pytest
 from tkernel.config.read import Setting
 from tkernel.errors import ProcessesDisagree
 from tkernel.lock import Lock
-from tkernel.processes import agree, compare, told
+from tkernel_plugins.runs.processes import agree, compare, told
 
 
 def lock(rate: float, **versions: str) -> Lock:

@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 a run failed, 2 the request was wrong, 3 a plugin is broke
 from __future__ import annotations
 
 import ast
-import importlib
 import os
 import signal
 import sys
@@ -20,11 +19,6 @@ from typer.core import TyperGroup
 from tkernel.errors import TkError
 from tkernel.module_file import file_of
 
-COMMANDS = {
-    "run": ("tkernel.cli.run:run", "Train as a YAML file says, or replay a run.lock.json."),
-}
-"""The kernel's own subcommands: name -> (target, what `tk --help` says). Others are plugins."""
-
 EPILOG = """Example:  tk run examples/support.yaml --learning_rate 1e-5
 
 Exit codes:  0 done · 1 the run failed · 2 the request was wrong · 3 a plugin is broken · 4 data is bad ·
@@ -33,25 +27,20 @@ Exit codes:  0 done · 1 the run failed · 2 the request was wrong · 3 a plugin
 
 
 class Commands(TyperGroup):
-    """Looks subcommands up by name: the kernel's table first, then plugins of kind `command`."""
+    """Looks subcommands up by name: each is a plugin of kind `command`, imported when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*COMMANDS, *plugin_commands()]
+        return list(plugin_commands())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in COMMANDS:
-            return as_command(cmd_name, load_target(COMMANDS[cmd_name][0]))
         if cmd_name in (targets := plugin_commands()):
-            return as_command(cmd_name, load_plugin_command(cmd_name))
-        # Only the names matter: a suggestion is looked for among them.
-        self.commands: Any = dict.fromkeys([*COMMANDS, *targets])
+            return as_command(cmd_name, load_command(cmd_name))
+        self.commands: Any = targets  # a suggestion is looked for among these names
         return None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        rows = [(name, text) for name, (_, text) in COMMANDS.items()]
-        rows += [(name, summary(target)) for name, target in plugin_commands().items()]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl([(name, summary(target)) for name, target in plugin_commands().items()])
 
 
 def plugin_commands() -> dict[str, str]:
@@ -62,7 +51,7 @@ def plugin_commands() -> dict[str, str]:
     return {name: index.find("command", name)[0].target for name in index.names("command")}
 
 
-def load_plugin_command(name: str) -> Any:
+def load_command(name: str) -> Any:
     """Import one command plugin, with the checks that every plugin gets."""
     from tkernel.activate import Loader
     from tkernel.errors import AmbiguousProvider
@@ -75,12 +64,6 @@ def load_plugin_command(name: str) -> Any:
             f"the command {name!r} is registered by {owners}", hint="Uninstall one of them."
         )
     return Loader()(found[0])
-
-
-def load_target(target: str) -> Any:
-    """The object that `module:attribute` names."""
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def as_command(name: str, target: Any) -> Any:

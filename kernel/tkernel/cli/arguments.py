@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        help="Prefer a plugin (NAME), block one (no:NAME), or load one from ./file.py or pkg.mod:OBJ.",
+    ),
+]
 
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
 

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tkernel.cli.arguments import split_file
-from tkernel.cli.run import Plugins
+from tkernel.cli.arguments import Plugins, split_file
 from tkernel.errors import UsageError
 
 app = typer.Typer(

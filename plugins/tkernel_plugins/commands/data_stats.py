@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tkernel.cli.arguments import split_file
-from tkernel.cli.run import Plugins
+from tkernel.cli.arguments import Plugins, split_file
 from tkernel.errors import TkError
 from tkernel_plugins.commands.data_run import prepared_run, session_of
 

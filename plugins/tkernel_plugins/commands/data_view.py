@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tkernel.cli.arguments import FILE_SUFFIXES, split_file
-from tkernel.cli.run import Plugins
+from tkernel.cli.arguments import FILE_SUFFIXES, Plugins, split_file
 from tkernel.errors import TkError, UsageError
 from tkernel_plugins.commands.data_run import DataRun, prepared_run, session_of
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tkernel.cli.run import Plugins
+from tkernel.cli.arguments import Plugins
 from tkernel.config.bind import Owner
 from tkernel.errors import TkError
 from tkernel_plugins.evaluating.options import EvalOptions

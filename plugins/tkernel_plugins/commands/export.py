@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tkernel.cli.run import Plugins
+from tkernel.cli.arguments import Plugins
 from tkernel.config.bind import Owner
 from tkernel.planning import Session, open_session
 from tkernel_plugins.exporting.options import ExportOptions

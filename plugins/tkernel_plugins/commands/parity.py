@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tkernel.cli.run import Plugins
+from tkernel.cli.arguments import Plugins
 from tkernel.errors import TkError
 from tkernel.planning import Session, open_session
 from tkernel.types.conversation import Conversation, Message

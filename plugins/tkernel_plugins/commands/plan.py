@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tkernel.cli.arguments import split_file
-from tkernel.cli.run import Plugins
+from tkernel.cli.arguments import Plugins, split_file
 from tkernel.cli.screen import origin, show_notes, table
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import UsageError

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from tkernel.activate import Loader
-from tkernel.cli.run import Plugins
+from tkernel.cli.arguments import Plugins
 from tkernel.cli.screen import origin, table
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import NoProvider, TkError, UsageError

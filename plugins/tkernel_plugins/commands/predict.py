@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tkernel.cli.run import Plugins
+from tkernel.cli.arguments import Plugins
 
 ASKS = ("do_train=false", "do_predict=true", "predict_with_generate=true")
 """What `tk run` is told to do the same."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from tkernel.config.suggest import near_file
 from tkernel.errors import Problem
-from tkernel.processes import world
 from tkernel.types.check import CheckRequest
+from tkernel_plugins.runs.processes import world
 from tkernel_plugins.training.checkpoints import unfinished
 from tkernel_plugins.training.devices import no_accelerator
 from tkernel_plugins.training.joining import check_joining

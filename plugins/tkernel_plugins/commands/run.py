@@ -1,4 +1,4 @@
-"""`tk run`."""
+"""`tk run`: train."""
 
 from __future__ import annotations
 
@@ -6,18 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tkernel.cli.arguments import split_file
-from tkernel.cli.screen import show_notes
-from tkernel.pipeline import FOR_TRAINING, open_runs, train_all
-from tkernel.processes import world
-
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin",
-        help="Prefer a plugin (NAME), block one (no:NAME), or load one from ./file.py or pkg.mod:OBJ.",
-    ),
-]
+from tkernel.cli.arguments import Plugins, split_file
 
 
 def run(
@@ -25,15 +14,19 @@ def run(
     file: Annotated[str | None, typer.Argument(help="YAML or JSON file, or a run.lock.json")] = None,
     plugin: Plugins = None,
 ) -> None:
-    """Train as FILE says; `--key value`, `--key=value` and `key=value` override it.
+    """Train as a YAML file says, or replay a run.lock.json.
+
+    `--key value`, `--key=value` and `key=value` override what is in FILE.
 
     Example:  tk run examples/support.yaml --learning_rate 1e-5 --plugin resources
     """
+    from tkernel.cli.screen import show_notes
+    from tkernel.pipeline import FOR_TRAINING, is_first_process, open_runs, train_all
+
     path, overrides = split_file(file, ctx.args)
     runs = open_runs(path, overrides=overrides, plugins=plugin or (), needs=FOR_TRAINING)
-    first = world()[0] == 0
-    if first:
+    if is_first_process():
         show_notes(*runs)
     result = train_all(runs)
-    if first and len(runs) == 1 and result.bundle is not None:
+    if is_first_process() and len(runs) == 1 and result.bundle is not None:
         print(f"saved to {result.output_dir} after {result.steps} steps")
