@@ -34,6 +34,7 @@ from tkernel_plugins.exporting.options import ExportOptions
 from tkernel_plugins.exporting.quantising import BOUNDS, quantise
 from tkernel_plugins.models.precision import checkpoint_dtype
 from tkernel_plugins.training.saving import processing_class, save_generation_config
+from tkernel_plugins.training.score_head import saved_score
 
 HEAD = "value_head.safetensors"
 """The head of a reward model, beside its weights."""
@@ -80,6 +81,7 @@ def export(
         renderer = render_template(session, bundle)
         bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer, trainable=False)
         refuse_quantised(bundle)
+        refuse_classifier(session)
         module = bundle.module.to(dtype)
         write(folder, session, bundle, renderer, options)
         said = replies(start_engine(session, renderer, bundle.replace(module=module)), probes)
@@ -144,6 +146,17 @@ def refuse_quantised(bundle: ModelBundle) -> None:
             f"the weights of {bundle.facts.name} are quantised, and merging would round the adapter away",
             hint="Merge into the unquantised model: name that in `model_name_or_path`.",
         )
+
+
+def refuse_classifier(session: Session) -> None:
+    """Raise if the model or an adapter is one for classification: merged here, it would lose its head."""
+    for name in (session.facts.location, *session.options.adapter_name_or_path):
+        if name is not None and saved_score(Path(name).expanduser()) is not None:
+            raise TkError(
+                f"{name} is a reward model for classification, whose head a causal language model has no place for",
+                hint="Merge it with `PeftModel.merge_and_unload` of AutoModelForSequenceClassification, or train "
+                "with `reward_head: value`, which is exported.",
+            )
 
 
 def replies(engine: Engine, conversations: Sequence[Conversation]) -> list[str]:

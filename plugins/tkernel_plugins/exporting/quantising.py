@@ -21,7 +21,7 @@ from tkernel_plugins.exporting.options import ExportOptions
 FORMATS = {"gptq": "auto_gptq", "awq": "auto_awq", "auto-round": "auto_round"}
 """Value of `export_quantization_format` -> what auto-round calls it."""
 
-BOUNDS = {8: 0.01, 4: 0.5, 3: 2.0, 2: 10.0}
+BOUNDS = {8: 0.05, 4: 1.0, 3: 3.0, 2: 10.0}
 """Bits -> largest mean divergence, in nats, of a quantised model from the one that it was made of."""
 
 GROUP = 128

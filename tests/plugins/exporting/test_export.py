@@ -164,6 +164,20 @@ def test_the_head_of_a_reward_model_goes_with_it(merged, tmp_path):
     ).read_bytes()
 
 
+def test_a_reward_model_for_classification_is_refused_and_not_stripped_of_its_head(merged, tmp_path):
+    adapter = tmp_path / "adapter"
+    shutil.copytree(merged.root / "first", adapter)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {**weights, "base_model.model.score.weight": torch.ones(1, 32)}, adapter / "adapter_model.safetensors"
+    )
+    words = (f"adapter_name_or_path={adapter}", f"export_dir={tmp_path / 'x'}")
+    done = tk("export", str(merged.root / "merge.yaml"), *words)
+    assert done.returncode == 1
+    assert "reward model for classification" in done.stderr
+    assert not (tmp_path / "x").exists()
+
+
 def test_mistakes_are_told_while_planning(merged):
     done = tk(
         "export", str(merged.root / "merge.yaml"), "--export_legacy_format", "true", "--export_siz", "3"
