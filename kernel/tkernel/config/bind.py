@@ -109,7 +109,7 @@ def bind(
         elsewhere: keys that are no mistake though nobody here owns them: another stage of the chain does.
         problems: found elsewhere (choosing, datasets), to be reported together with these.
         check: finds what is wrong with values that are right one by one; its problems get their origin from
-            their key. One that names a key whose value is wrong already waits until that is right.
+            their key. One that names a key whose value is wrong already, in its hint too, waits until that is right.
 
     Raises:
         ConfigError: with all problems, those of reading the settings included.
@@ -149,7 +149,7 @@ def bind(
     bound = Bound(run, typed, environment, told, settings, keys, typed | set_, instances)
     wrong = {problem.key for problem in found}
     for problem in check(bound):
-        if wrong.isdisjoint(_words(problem)):
+        if wrong.isdisjoint([*_words(problem), *re.findall(r"\w+", problem.hint or "")]):
             origin = problem.origin or settings.origin(problem.key or "")
             found.append(dataclasses.replace(problem, origin=origin))
     if found:
@@ -205,12 +205,16 @@ def _instance(owner: Owner, values: Mapping[str, Any], settings: Settings, probl
         refused = [error.problem()]
     except (ValueError, TypeError) as error:
         refused = [Problem(str(error))]
+    blamed: set[str] = set()
     for problem in (problem for problem in refused if wrong.isdisjoint(_words(problem))):
         named = [word for word in _words(problem) if word in values]
+        blamed.update(named)
         origin = problem.origin or (settings.origin(named[0]) if named else None)
         message = problem.message if origin else f"{owner.label}: {problem.message}"
         problems.append(Problem(message, origin, named[0] if named else problem.key, problem.hint))
-    return None
+    rest = {name: value for name, value in values.items() if name not in blamed}
+    # Without what is to blame, so that checks find what else is wrong.
+    return _instance(owner, rest, settings, problems) if blamed else None
 
 
 def _words(problem: Problem) -> list[str]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tkernel.errors import ConfigError, Problem
 from tkernel_plugins.hub_options import HubOptions
 
 
 def _refuse(problems: list[str]) -> None:
+    """Each is told at the line of the first key that it names."""
     if problems:
-        raise ValueError("; ".join(problems))
+        raise ConfigError([Problem(problem) for problem in problems])
 
 
 ACCESS = ("cache_dir", "hf_hub_token", "ms_hub_token", "om_hub_token")

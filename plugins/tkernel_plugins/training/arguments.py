@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from tkernel.config.options import RunOptions
 from tkernel.errors import Problem
+from tkernel.processes import world
 from tkernel.references import is_reference
 from tkernel.types.check import CheckRequest
 from tkernel.types.requests import StageRequest
@@ -65,6 +66,8 @@ def build_arguments(
         del values["optim"]  # transformers knows names only; the trainer is given the function
     values["report_to"] = trackers(values["report_to"])
     values["use_cpu"] = bool(values.get("use_cpu")) or not has_accelerator()
+    if world()[1] == 1:
+        values.pop("ddp_backend", None)  # one process has nobody to talk to, and transformers refuses it
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
 
     no_gpu = None if has_accelerator() else "torch sees none"

@@ -19,6 +19,7 @@ from tkernel_plugins.runs.processes import world
 from tkernel_plugins.training.checkpoints import unfinished
 from tkernel_plugins.training.devices import no_accelerator
 from tkernel_plugins.training.joining import check_joining
+from tkernel_plugins.training.nested import check_nested
 from tkernel_plugins.training.optimisation import check_optimizer, check_schedule
 from tkernel_plugins.training.reporting import missing_trackers, trackers
 from tkernel_plugins.training.similarity import missing_packages
@@ -53,10 +54,11 @@ def check_training(request: CheckRequest, no_gpu: str | None = None) -> Iterator
     yield from _best_model(request)
     yield from _prediction(request)
     yield from _precision(arguments, no_gpu)
+    yield from check_nested(arguments)
     yield from check_optimizer(arguments)
     yield from check_schedule(arguments, _strategy(arguments, "eval"))
     yield from missing_trackers(trackers(arguments.get("report_to", "none")))
-    yield from _deepspeed(arguments)
+    yield from _libraries(arguments)
     yield from _hub(arguments)
     yield from _folders(request)
 
@@ -100,11 +102,12 @@ def _evaluation(request: CheckRequest) -> Iterator[Problem]:
         message = "`val_size` splits evaluation data off the training data, and `eval_dataset` is other data"
         yield Problem(message, key="val_size", hint="Leave one of the two out.")
     evaluates = _strategy(arguments, "eval") != "no"
-    if (evaluates or arguments.get("do_eval")) and not (splits or request.eval):
-        key = "eval_strategy" if evaluates else "do_eval"
-        written = str(arguments[key]).lower() if key == "do_eval" else arguments[key]
+    asks = {"eval_strategy": _strategy(arguments, "eval")} if evaluates else {}
+    asks |= {key: "true" for key in ("do_eval", "eval_on_start") if arguments.get(key)}
+    if asks and not (splits or request.eval):
+        key = next(iter(asks))
         yield Problem(
-            f"`{key}: {written}` asks for evaluation and there is nothing to evaluate on",
+            f"`{key}: {asks[key]}` asks for evaluation and there is nothing to evaluate on",
             key=key,
             hint="Name a held-out set (`eval_dataset: NAME`) or split one off (`val_size: 0.1`).",
         )
@@ -189,7 +192,10 @@ def _precision(arguments: Arguments, no_gpu: str | None) -> Iterator[Problem]:
         yield Problem(f"`tf32: true` needs a GPU; {reason}", key="tf32", hint="Leave it out.")
 
 
-def _deepspeed(arguments: Arguments) -> Iterator[Problem]:
+def _libraries(arguments: Arguments) -> Iterator[Problem]:
+    if arguments.get("use_liger_kernel") and find_spec("liger_kernel") is None:
+        message = "`use_liger_kernel: true` needs liger-kernel, which is not installed"
+        yield Problem(message, key="use_liger_kernel", hint="Run: pip install liger-kernel")
     wanted = arguments.get("deepspeed")
     if not wanted:
         return

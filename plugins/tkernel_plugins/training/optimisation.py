@@ -10,9 +10,9 @@ from typing import Any
 
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import Problem
-from tkernel.module_file import file_of
 from tkernel.references import is_reference, load_function
 from tkernel.types.requests import StageRequest
+from tkernel_plugins.training.nested import enum_values, mapping_of, statements
 
 PACKAGES: Mapping[str, tuple[str, str]] = {
     "adalomo": ("lomo_optim", "lomo-optim"),
@@ -56,6 +56,10 @@ def check_optimizer(arguments: Mapping[str, Any]) -> Iterator[Problem]:
             message = f"`optim: {optim}` needs {package}, which is not installed"
             yield Problem(message, key="optim", hint=f"Run: pip install {package}")
             break
+    for item in str(arguments.get("optim_args") or "").replace(" ", "").split(","):
+        if item and item.count("=") != 1:
+            hint = "Write them as `name=value,name=value`."
+            yield Problem(f"`optim_args`: {item!r} sets nothing", key="optim_args", hint=hint)
     if not optim.startswith(PROJECTED):
         return
     if arguments.get("optim_target_modules") is None:
@@ -85,10 +89,7 @@ def check_schedule(arguments: Mapping[str, Any], evaluates: str) -> Iterator[Pro
     if name in ("reduce_lr_on_plateau", "greedy") and evaluates == "no":
         message = f"`lr_scheduler_type: {name}` follows the evaluation and `eval_strategy` is `no`"
         yield Problem(message, key="lr_scheduler_type", hint="Add `eval_strategy: steps`.")
-    written = arguments.get("lr_scheduler_kwargs")
-    if written is not None and not isinstance(written, Mapping):
-        return  # JSON text, which transformers parses
-    set_ = dict(written or {})
+    set_ = mapping_of(arguments, "lr_scheduler_kwargs") or {}
     needed = NEEDED.get(name, ())
     if needed and len(set_.keys() & needed) != 1:
         message = f"`lr_scheduler_type: {name}` needs {' or '.join(needed)}"
@@ -114,14 +115,14 @@ def _parameters() -> Mapping[str, frozenset[str]]:
     Those that take any keyword are left out.
     """
     functions, table = {}, None
-    for node in _tree("transformers.optimization"):
+    for node in statements("transformers.optimization"):
         if isinstance(node, ast.FunctionDef):
             functions[node.name] = node.args
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TYPE_TO_SCHEDULER_FUNCTION":
             table = node.value
     found = {}
     if isinstance(table, ast.Dict):
-        values = _schedule_names()
+        values = enum_values("transformers.trainer_utils", "SchedulerType")
         for key, function in zip(table.keys, table.values, strict=True):
             name = values.get(ast.unparse(key).rpartition(".")[2]) if key else None
             signature = functions.get(ast.unparse(function))
@@ -130,19 +131,3 @@ def _parameters() -> Mapping[str, frozenset[str]]:
                 found[name] = frozenset(names - GIVEN)
     # It gets nothing but the warmup, whatever else it declares.
     return found | {"constant": frozenset(), "constant_with_warmup": frozenset()}
-
-
-def _schedule_names() -> Mapping[str, str]:
-    """Members of `SchedulerType` -> their values."""
-    classes = [node for node in _tree("transformers.trainer_utils") if isinstance(node, ast.ClassDef)]
-    body = next((node.body for node in classes if node.name == "SchedulerType"), [])
-    return {
-        ast.unparse(item.targets[0]): str(item.value.value)
-        for item in body
-        if isinstance(item, ast.Assign) and isinstance(item.value, ast.Constant)
-    }
-
-
-def _tree(module: str) -> list[ast.stmt]:
-    file = file_of(module)
-    return ast.parse(file.read_bytes()).body if file is not None else []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tkernel.errors import DataError, TkError
+from tkernel.errors import ConfigError, DataError, TkError
 from tkernel.testing import tiny
 from tkernel_plugins.data.options import PrepareOptions, UnpackedOptions
 from tkernel_plugins.data.packing import Packing, knapsacks, pack, packed_counts, packing_of
@@ -155,7 +155,7 @@ def test_which_rows_are_packed_and_how_long_they_are():
 def test_pairs_feedback_and_prompts_are_never_packed(rows, key):
     with pytest.raises(TkError, match=f"{rows} cannot be packed"):
         packing_of(PrepareOptions(**{key: True}), rows)
-    with pytest.raises(ValueError, match=f"{key} cannot be true in this stage"):
+    with pytest.raises(ConfigError, match=f"{key} cannot be true in this stage"):
         UnpackedOptions(**{key: True})
 
 
@@ -169,5 +169,5 @@ def test_pairs_feedback_and_prompts_are_never_packed(rows, key):
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(options, problem):
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(ConfigError, match=problem):
         PrepareOptions(**options)

@@ -260,7 +260,7 @@ def test_strange_text_is_encoded_as_it_is(renderer: Any) -> None:
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         PrepareOptions(**options)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tkernel.config.options import RunOptions
+from tkernel.errors import ConfigError
+from tkernel.planning import open_session
 from tkernel.testing import tiny
 from tkernel.types.check import CheckRequest
 from tkernel_plugins.stages.sft import Options
@@ -74,6 +76,25 @@ def test_every_conflict_is_an_error_at_its_line_before_torch_is_imported(tmp_pat
         assert any(line.startswith(expected) for line in lines), (expected, done.stdout)
 
 
+def test_options_that_contradict_each_other_do_not_hide_what_else_is_wrong(tmp_path: Path) -> None:
+    tiny.save_model(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    lines = ("packing: false", "neat_packing: true", "val_size: 1.5", "eval_strategy: steps", "max_steps: 0")
+    (tmp_path / "run.yaml").write_text("\n".join([*RUN.splitlines()[:2], "output_dir: out", *lines]))
+    with pytest.raises(ConfigError) as error:
+        open_session(
+            tmp_path / "run.yaml",
+            overrides=[
+                f"model_name_or_path={tmp_path / 'model'}",
+                f"dataset={tmp_path / 'rows.jsonl'}",
+            ],
+        )
+    told = [(problem.origin, problem.key) for problem in error.value.problems]
+    file = tmp_path / "run.yaml"
+    # What `eval_strategy` needs may be in `val_size`, which is wrong already.
+    assert told == [(f"{file}:5", "neat_packing"), (f"{file}:6", "val_size"), (f"{file}:8", "max_steps")]
+
+
 def found(
     options: Options | None = None, train: tuple[str, ...] = ("a",), eval: tuple[str, ...] = (), **arguments
 ):
@@ -100,6 +121,20 @@ def test_a_sound_run_has_no_problem() -> None:
         ({"fp16": True, "use_cpu": True}, "fp16", "`use_cpu` is set"),
         ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor", "there are none"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type", "follows the evaluation"),
+        ({"fsdp": "full_shrd auto_wrap"}, "fsdp", "does not know 'full_shrd'"),
+        ({"debug": "underflow"}, "debug", "does not know 'underflow'"),
+        ({"fsdp_config": "no.json"}, "fsdp_config", "there is no file no.json"),
+        ({"accelerator_config": '{"split": 1}'}, "accelerator_config", "no entry 'split'"),
+        ({"lr_scheduler_kwargs": "{min_lr: 1}"}, "lr_scheduler_kwargs", "is not JSON"),
+        ({"gradient_checkpointing_kwargs": "5"}, "gradient_checkpointing_kwargs", "wants a mapping, not 5"),
+        ({"parallelism_config": "tp"}, "parallelism_config", "only Python code can give"),
+        ({"optim_args": "beta3"}, "optim_args", "'beta3' sets nothing"),
+        ({"eval_on_start": True}, "eval_on_start", "there is nothing to evaluate on"),
+        (
+            {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": '{"num_cycle": 2}'},
+            "lr_scheduler_kwargs",
+            "no parameter 'num_cycle'",
+        ),
         (
             {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycle": 2}},
             "lr_scheduler_kwargs",
