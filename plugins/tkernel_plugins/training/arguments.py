@@ -11,10 +11,10 @@ from transformers import TrainingArguments
 
 from tkernel.config.options import RunOptions
 from tkernel.errors import Problem
-from tkernel.processes import world
 from tkernel.references import is_reference
 from tkernel.types.check import CheckRequest
 from tkernel.types.requests import StageRequest
+from tkernel_plugins.runs.processes import world
 from tkernel_plugins.training.checkpoints import Resume, find_resume
 from tkernel_plugins.training.checks import DEFAULTS, FIXED, check_training, trains
 from tkernel_plugins.training.errors import TrainingArgumentsError
