@@ -261,6 +261,7 @@ def wrong_rows(plan: Plan, active: Active, entries: Iterable[DatasetEntry]) -> l
     stage = plan.chosen("stage")
     wanted = getattr(active.object(stage), "rows", None) if stage else None
     lacks = {
+        "supervised": "replies (a `response` column, or `messages`)",
         "preference": "`ranking: true` and the columns `chosen` and `rejected`",
         "feedback": "a `kto_tag` column",
     }
@@ -274,6 +275,8 @@ def wrong_rows(plan: Plan, active: Active, entries: Iterable[DatasetEntry]) -> l
         if stage is None or wanted is None or wanted in kinds:
             continue
         lacking = f"; it lacks {lacks[wanted]} in dataset_info.json" if wanted in lacks else ""
+        if (wanted, kinds[0]) == ("supervised", "feedback"):
+            lacking = ""  # it has replies, and says besides which were liked
         if not entry.formatting and entry.seen:
             lacking = f"; its columns are {', '.join(entry.seen[:MOST_NAMES])}"
         message = (

@@ -174,10 +174,8 @@ def _best_model(request: CheckRequest) -> Iterator[Problem]:
         shares = [value for value in (save, evaluate) if value < 1]
         unit = 1_000_000 if len(shares) == 2 else 1  # shares are compared as whole millionths
         if len(shares) == 1 or round(save * unit) % max(round(evaluate * unit), 1):
-            message = (
-                f"`{key}` needs `save_steps` to be a multiple of `eval_steps`: they are {save} and {evaluate}"
-            )
-            yield Problem(message, key=key, hint=f"Set `save_steps: {evaluate}`.")
+            message = f"`{key}` needs `save_steps` to be a multiple of `eval_steps`: they are {save:g} and {evaluate:g}"
+            yield Problem(message, key=key, hint=f"Set `save_steps: {evaluate:g}`.")
 
 
 def _precision(arguments: Arguments, no_gpu: str | None) -> Iterator[Problem]:

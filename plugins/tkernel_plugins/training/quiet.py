@@ -19,6 +19,7 @@ CHATTER = (
     "torch.utils.checkpoint: the use_reentrant parameter",
     "'pin_memory' argument is set as true but no accelerator is found",
     "`is_gradient_checkpointing` is deprecated",
+    "Warning: The following arguments do not match the ones in the `trainer_state.json`",
     "You passed `quantization_config` or equivalent parameters to `from_pretrained`",
     ".g_idx",
 )

@@ -93,4 +93,7 @@ def _size(path: Path) -> int:
 
 
 def _size_words(count: int) -> str:
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
+    for name, unit in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count / 2**10:,.1f} KiB"

@@ -131,6 +131,8 @@ class _Metering(TrainerCallback):
         if self.resume.path is None:
             return
         self.trainer.go_on(self.resume.path)
+        # transformers would go on with the intervals of the checkpoint, whatever is asked for now.
+        state.compute_steps(args, state.max_steps)
         stored = state.stateful_callbacks.get("EarlyStoppingCallback")
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback) and isinstance(stored, Mapping):

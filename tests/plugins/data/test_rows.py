@@ -136,3 +136,14 @@ def test_plain_text_for_a_stage_of_conversations_is_told_before_anything_is_load
     wanted = {"model_name_or_path": str(tmp_path / "model"), "dataset": str(tmp_path / "rows.txt")}
     with pytest.raises(ConfigError, match=r"needs supervised rows, and dataset '.*rows\.txt' has text rows"):
         open_session(wanted)
+
+
+def test_a_registered_dataset_of_another_kind_is_told_with_what_it_lacks(tmp_path: Path) -> None:
+    tiny.save_model(tmp_path / "model")
+    (tmp_path / "rows.txt").write_text("one line\n")
+    (tmp_path / "dataset_info.json").write_text(
+        '{"lines": {"file_name": "rows.txt", "formatting": "alpaca", "columns": {"prompt": "text"}}}'
+    )
+    wanted = {"model_name_or_path": str(tmp_path / "model"), "dataset_dir": str(tmp_path), "dataset": "lines"}
+    with pytest.raises(ConfigError, match="dataset 'lines' has text rows; it lacks replies"):
+        open_session(wanted)

@@ -129,6 +129,23 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(go, tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_a_resumed_run_logs_and_saves_as_often_as_is_asked_for_now(go, tmp_path):
+    go(max_steps=2, save_steps=2, logging_steps=1)
+    go(save_steps=3, logging_steps=2, save_strategy="steps", resume_from_checkpoint=True)
+    out = tmp_path / "out"
+    assert [line["current_steps"] for line in read(out / "trainer_log.jsonl") if "loss" in line] == [
+        1,
+        2,
+        4,
+        6,
+    ]
+    assert {path.name for path in out.glob("checkpoint-*")} == {
+        "checkpoint-2",
+        "checkpoint-3",
+        "checkpoint-6",
+    }
+
+
 def test_resuming_falls_back_to_the_newest_whole_checkpoint_and_says_so(go, tmp_path, capsys):
     go(save_strategy="steps", save_steps=2)
     out = tmp_path / "out"
