@@ -140,6 +140,8 @@ def _set(variable: str) -> bool:
 def _unknown(name: str, info: Any, file: str, origin: str | None, key: str) -> Problem:
     if info is None:
         hint = f"Set dataset_dir to the folder that has {INFO}, or give paths of data files in `{key}`."
+        if os.path.splitext(name)[1]:
+            return Problem(f"there is no file {name}, and no list of datasets {file}", origin, key, hint)
         return Problem(f"there is no list of datasets {file}", origin, "dataset_dir", hint)
     folder = os.path.dirname(name) or "."
     files = (

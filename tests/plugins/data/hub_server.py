@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -62,6 +63,39 @@ class FileServer(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content[: len(content) // 2] if self.cut else content)
             self.close_connection = self.close_connection or self.cut
+
+
+class StorageServer(FileServer):
+    """Google Cloud Storage's JSON API for the buckets `root/bucket`: list, look at and fetch objects."""
+
+    def do_GET(self) -> None:
+        """`storage/v1/b/BUCKET/o[/OBJECT]`, and `download/` before it for the content."""
+        path = urlsplit(self.path).path.strip("/")
+        bucket, _, name = path.partition("v1/b/")[2].partition("/o")
+        folder, name = self.root / bucket, unquote(name.strip("/"))
+        if path.startswith("download/"):
+            self.file(folder / name)
+        elif name:
+            self.object(folder, name)
+        else:
+            prefix = parse_qs(urlsplit(self.path).query).get("prefix", [""])[0]
+            names = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+            found = sorted(name for name in names if name.startswith(prefix))
+            self.json({"items": [described(folder, name) for name in found]} if found else {})
+
+    def object(self, folder: Path, name: str) -> None:
+        """What an object is."""
+        if (folder / name).is_file():
+            self.json(described(folder, name))
+        else:
+            self.answer(404, b'{"error": {"message": "No such object"}}')
+
+
+def described(folder: Path, name: str) -> dict[str, str]:
+    """An object as the storage API describes it."""
+    content = (folder / name).read_bytes()
+    digest = base64.b64encode(hashlib.md5(content).digest()).decode()
+    return {"name": name, "bucket": folder.name, "size": str(len(content)), "md5Hash": digest}
 
 
 class HubServer(FileServer):

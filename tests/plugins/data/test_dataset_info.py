@@ -260,6 +260,8 @@ def test_a_missing_or_broken_list_of_datasets_is_told_once() -> None:
         "train.yaml:3: there is no list of datasets nowhere/dataset_info.json\n"
         "    Set dataset_dir to the folder that has dataset_info.json, or give paths of data files in `dataset`."
     ]
+    (problem,) = problems_of("a.json", dataset_dir="nowhere")
+    assert "there is no file a.json, and no list of datasets nowhere/dataset_info.json" in problem
     Path("data/dataset_info.json").write_text('{"a": {},\n}')
     assert problems_of("a", "b") == [
         "data/dataset_info.json:2: not JSON: expecting property name enclosed in double quotes, found '}' in column 1"

@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 import pytest
 from data_kit import ALPACA
-from hub_server import COMMIT, FileServer, HubServer, ModelScopeServer, serving
+from hub_server import COMMIT, FileServer, HubServer, ModelScopeServer, StorageServer, serving
 
 from tkernel.errors import DataError
 from tkernel.types.dataset import DatasetEntry
@@ -179,6 +179,30 @@ def test_files_in_a_bucket_give_their_rows_and_a_key_of_their_content(s3: str) -
     assert before is not None
     assert content_key(entry("s3://rows/one")) not in (None, before)
     assert "s3://rows/absent.jsonl: cannot be read" in error_of(entry("s3://rows/absent.jsonl"))
+
+
+def test_files_of_google_cloud_storage_give_their_rows_and_a_key_of_their_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gcsfs = pytest.importorskip("gcsfs")
+    folder = tmp_path / "rows" / "data"
+    folder.mkdir(parents=True)
+    for name in ("rows.jsonl", "rows.parquet", "rows.jsonl.gz"):
+        (folder / name).write_bytes(FILES[name])
+    (tmp_path / "rows" / "one").mkdir()
+    (tmp_path / "rows" / "one" / "rows.jsonl").write_bytes(FILES["rows.jsonl"])
+    with serving(tmp_path, StorageServer) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        for file in folder.iterdir():
+            assert values(entry(f"gs://rows/data/{file.name}")) == ALPACA
+        assert values(entry("gs://rows/one")) == ALPACA
+        before = content_key(entry("gs://rows/one"))
+        (tmp_path / "rows" / "one" / "rows.jsonl").write_bytes(FILES["rows.jsonl"] + b"\n")
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        assert before is not None
+        assert content_key(entry("gs://rows/one")) not in (None, before)
+        assert "gs://rows/absent.jsonl: cannot be read" in error_of(entry("gs://rows/absent.jsonl"))
 
 
 @pytest.mark.parametrize(
