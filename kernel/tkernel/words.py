@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-_KEPT = 1 << 16
-"""Words that are remembered; a longer text than `_LONG` characters is not."""
-_LONG = 64
+_KEPT, _LONG = 1 << 16, 64
+"""Words that are remembered, and the characters of the longest."""
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """How `ByteLevel` cuts with `use_regex`."""
 _GPT2_DIGITS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"

@@ -11,8 +11,7 @@ from tkernel.types.conversation import Conversation
 
 @dataclass(frozen=True)
 class MediaRefs:
-    """The media of one sample as references (path, URL or bytes; a video may be a tuple of its frames); opened only in
-    the collator."""
+    """The media of one sample: paths, URLs or bytes (a video may be a tuple of frames); opened in the collator."""
 
     images: tuple[Any, ...] = ()
     videos: tuple[Any, ...] = ()
