@@ -49,22 +49,28 @@ ARGUMENTS = st.dictionaries(
 
 @st.composite
 def conversations(
-    draw: st.DrawFn, *, tools: bool, thoughts: bool, parallel: bool = True, before_calls: bool = True
+    draw: st.DrawFn,
+    *,
+    tools: bool,
+    thoughts: bool,
+    parallel: bool = True,
+    before_calls: bool = True,
+    texts: st.SearchStrategy[str] = TEXTS,
 ) -> Conversation:
-    """Conversations that end with a reply, of one to three turns; `parallel`: with several calls at once,
-    `before_calls`: with thoughts before them."""
-    messages = [Message("system", draw(TEXTS))] if draw(st.booleans()) else []
+    """Conversations that end with a reply, of one to three turns, whose contents are `texts`; `parallel`: with
+    several calls at once, `before_calls`: with thoughts before them."""
+    messages = [Message("system", draw(texts))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
-        messages.append(Message("user", draw(TEXTS)))
+        messages.append(Message("user", draw(texts)))
         if tools and draw(st.booleans()):
             count = draw(st.integers(1, 2)) if parallel else 1
             calls = tuple(ToolCall("get_weather", dump(draw(ARGUMENTS))) for _ in range(count))
             thinks = thoughts and before_calls and draw(st.booleans())
-            reasoning = draw(TEXTS.map(str.strip)) if thinks else None
+            reasoning = draw(texts.map(str.strip)) if thinks else None
             messages.append(Message("assistant", tool_calls=calls, reasoning=reasoning or None))
-            messages += [Message("tool", draw(TEXTS)) for _ in range(count)]
-        reasoning = draw(TEXTS.map(str.strip)) if thoughts and draw(st.booleans()) else None
-        messages.append(Message("assistant", draw(TEXTS), reasoning=reasoning or None))
+            messages += [Message("tool", draw(texts)) for _ in range(count)]
+        reasoning = draw(texts.map(str.strip)) if thoughts and draw(st.booleans()) else None
+        messages.append(Message("assistant", draw(texts), reasoning=reasoning or None))
     return Conversation(tuple(messages), tools=(WEATHER, NEWS) if tools and draw(st.booleans()) else ())
 
 

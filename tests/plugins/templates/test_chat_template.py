@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
-from template_kit import as_dicts, built_in, conversations
+from template_kit import PLAIN, TEXTS, as_dicts, built_in, conversations
 
 from tkernel.errors import DataError
 from tkernel.rendering import SegmentRenderer
@@ -93,6 +94,40 @@ def test_jinja_thinks_as_the_template_does(
     assert jinja_text(used, conversation) == used.text(conversation)
     asked = conversation.replace(messages=conversation.messages[:-1])
     assert jinja_text(used, asked, add_generation_prompt=True) == prompt_text(used, asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMED)
+@settings(FEW, max_examples=40, derandomize=False)
+@given(data=st.data())
+def test_jinja_gives_text_prompt_and_ids_of_whatever_is_said(
+    renderer: Renderers, monkeypatch: pytest.MonkeyPatch, name: str, data: st.DataObject
+) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    thinking, preserve = data.draw(st.sampled_from([True, False, None])), data.draw(st.booleans())
+    used, template = renderer(name, enable_thinking=thinking, preserve_thinking=preserve), built_in(name)
+    conversation = data.draw(
+        conversations(
+            tools=True,
+            thoughts=True,
+            parallel=template.tool_format != "glm4",
+            before_calls=template.text_before_calls,
+            # A thought that spells where thoughts begin is taken out by a template and its Jinja each in its way.
+            texts=st.one_of(
+                TEXTS, PLAIN.filter(lambda text: "think" not in text).map(lambda text: f"a{text}z")
+            ),
+        )
+    )
+    text = jinja_text(used, conversation)
+    assert text == used.text(conversation)
+    asked = conversation.replace(messages=conversation.messages[:-1])
+    assert jinja_text(used, asked, add_generation_prompt=True) == prompt_text(used, asked)
+    segments = [s for turn in used.turns(conversation) for s in (*turn.prompt, *turn.reply) if s.text]
+    tokens = tuple(used.tokenizer.get_added_vocab())
+    if all(a.text.endswith(tokens) or b.text.startswith(tokens) for a, b in pairwise(segments)):
+        (encoded,) = used.encode([conversation])
+        ids = encoded.input_ids[:-1] if used.efficient_eos else encoded.input_ids
+        assert used.tokenizer.encode(text, add_special_tokens=False) == ids
 
 
 def test_enable_thinking_can_be_given_to_the_jinja_form(renderer: Renderers) -> None:
