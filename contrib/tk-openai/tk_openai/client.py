@@ -7,24 +7,25 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from queue import SimpleQueue
 from typing import Any
 
 import openai
 
 from tk_openai import Options
+from tk_openai.replies import ServerReplies
 from tkernel.errors import TkError
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.conversation import Conversation
-from tkernel.types.engine import Delta, Prompt, Reply, Sampling, TokenLogprob, collect
+from tkernel.types.engine import Delta, Prompt, Sampling, TokenLogprob
 from tkernel.types.rendering import Renderer
 
 EXTRA = ("top_k", "repetition_penalty")
 """What OpenAI's protocol lacks and other servers take; sent only where it is not at its default."""
 
 
-class RemoteEngine:
+class RemoteEngine(ServerReplies):
     """Implements `tkernel.types.engine.Engine` with a server.
 
     Args:
@@ -33,6 +34,8 @@ class RemoteEngine:
     Raises:
         TkError: nobody answers, or the server does not have the model.
     """
+
+    name = "openai"
 
     def __init__(
         self,
@@ -56,27 +59,6 @@ class RemoteEngine:
         self._pool = ThreadPoolExecutor(options.openai_requests, thread_name_prefix="tk-openai")
         self._asked = 0
         self._lock = threading.Lock()
-
-    def stream(
-        self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
-    ) -> Iterator[Delta]:
-        """See `Engine.stream`.
-
-        Raises:
-            TkError: the server refuses a request, or is gone.
-        """
-        sampling = sampling or self.options
-        if sampling.num_beams > 1:
-            raise TkError("the engine `openai` cannot search with beams", hint="Set `num_beams: 1`.")
-        return self._stream(conversations, sampling)
-
-    def reply(
-        self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
-    ) -> list[Reply]:
-        """See `Engine.reply`."""
-        sampling = sampling or self.options
-        count = len(conversations) * sampling.n
-        return collect(self.stream(conversations, sampling), count, self.renderer.parse_reply)
 
     def close(self) -> None:
         """End the requests that are running."""
@@ -127,8 +109,12 @@ class RemoteEngine:
                 return
             chat = self.options.openai_mode == "chat" and isinstance(conversation, Conversation)
             ask = self._chat if chat else self._complete
-            for delta in ask(conversation, sampling, seed, place * sampling.n, stopped):
-                pieces.put(delta)
+            # Greedy replies are all the same, and vLLM refuses to give more than one of them.
+            greedy = not sampling.do_sample or sampling.temperature == 0
+            copies, asked = (sampling.n, replace(sampling, n=1)) if greedy else (1, sampling)
+            for delta in ask(conversation, asked, seed, place * sampling.n, stopped):
+                for number in range(copies):
+                    pieces.put(replace(delta, index=delta.index + number))
         except BaseException as error:
             pieces.put(error)
         finally:
@@ -219,7 +205,7 @@ class RemoteEngine:
                     text = text_of(choice)
                     texts[number].append(text)
                     given[number] += getattr(choice, "token_ids", None) or ()
-                    logprobs[number] += self._logprobs(choice)
+                    logprobs[number] += self._logprobs(choice, sampling.logprobs or 0)
                     if choice.finish_reason:
                         reasons[number] = choice.finish_reason
                     if text:
@@ -234,7 +220,7 @@ class RemoteEngine:
         """The ids of a text; none without a tokenizer."""
         return [] if self.tokenizer is None else list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _logprobs(self, choice: Any) -> list[TokenLogprob]:
+    def _logprobs(self, choice: Any, count: int) -> list[TokenLogprob]:
         """Log-probabilities of a chunk: of `completions` in parallel lists, of `chat` one object a token."""
         found = getattr(choice, "logprobs", None)
         if found is None:
@@ -244,7 +230,7 @@ class RemoteEngine:
                 TokenLogprob(
                     self._id(one.token),
                     one.logprob,
-                    tuple((self._id(t.token), t.logprob) for t in one.top_logprobs),
+                    tuple((self._id(t.token), t.logprob) for t in one.top_logprobs[:count]),
                 )
                 for one in found.content
             ]
@@ -253,13 +239,18 @@ class RemoteEngine:
             TokenLogprob(
                 self._id(token),
                 value,
-                tuple(sorted(((self._id(t), v) for t, v in (top or {}).items()), key=lambda pair: -pair[1])),
+                # A server adds the token itself where it is not among the most likely.
+                tuple(sorted(((self._id(t), v) for t, v in (top or {}).items()), key=lambda pair: -pair[1]))[
+                    :count
+                ],
             )
             for token, value, top in zip(found.tokens or (), found.token_logprobs or (), tops, strict=False)
         ]
 
     def _id(self, token: str) -> int:
         """The id that a server's text of a token stands for; -1 where it is no one token of ours."""
+        if token.startswith("token_id:"):  # vLLM's, where it was asked for them
+            return int(token.partition(":")[2])
         ids = self._ids(token)
         return ids[0] if len(ids) == 1 else -1
 

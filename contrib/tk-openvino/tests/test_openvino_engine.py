@@ -12,6 +12,7 @@ import pytest
 
 from tkernel.errors import TkError
 from tkernel.pipeline import load_model, open_engine, open_session
+from tkernel.testing import tiny
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.engine import RequestSampling, Sampling
 
@@ -121,14 +122,11 @@ def test_what_it_cannot_do_is_refused_by_its_key(key, asked):
         replies(MODEL, sampling=asked)
 
 
-def test_parity_finds_it_equal_to_transformers(folder):
+def test_parity_finds_it_equal_to_transformers(tmp_path):
     """`tk parity` in an interpreter that finds the distribution among the installed ones."""
-    command = [
-        str(Path(sys.executable).with_name("tk")),
-        "parity",
-        f"model_name_or_path={folder / 'model'}",
-        "template=smollm2",
-    ]
+    tiny.save_model(tmp_path)
+    command = [str(Path(sys.executable).with_name("tk")), "parity", f"model_name_or_path={tmp_path}"]
+    command.append("template=chatml")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     if "openvino" not in done.stdout:

@@ -26,7 +26,7 @@ class Options(Sampling):
     vllm_config: dict[str, Any] | None = None
     """Further options of vLLM's server, `{"max-num-seqs": 64}`."""
     vllm_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Ours: precision; `auto` is vLLM's choice, bfloat16 for most checkpoints."""
+    """Ours: precision; `auto` is float32 if `infer_dtype` says so, else vLLM's choice, bfloat16 for most checkpoints."""
     vllm_python: str | None = None
     """Ours: the Python of the environment that has vLLM; None takes `TK_VLLM_PYTHON`, else this one."""
     vllm_start_timeout: float = field(default=600.0, metadata={"gt": 0})

@@ -6,29 +6,35 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tk_openai
 from tk_openai.client import RemoteEngine
+from tk_openai.replies import ServerReplies
 
 from tk_vllm import Options
 from tk_vllm.server import Server
 from tk_vllm.weights import weights_of
 from tkernel.errors import TkError
 from tkernel.types.conversation import Conversation
-from tkernel.types.engine import Delta, Prompt, Reply, Sampling, collect
+from tkernel.types.engine import Delta, Prompt, Sampling
 from tkernel.types.requests import EngineRequest
 
 
-class VllmEngine:
+class VllmEngine(ServerReplies):
     """Implements `tkernel.types.engine.Engine`; a server that has ended is started again by the next call."""
+
+    name = "vllm"
 
     def __init__(self, request: EngineRequest, options: Options) -> None:
         assert request.renderer is not None
         self.request = request
         self.renderer = request.renderer
-        self.options = options
+        # The server's precision follows that of other engines, so that `tk parity` compares like with like.
+        follows = options.vllm_dtype == "auto" and request.settings.get("infer_dtype") == "float32"
+        self.options = replace(options, vllm_dtype="float32") if follows else options
         self._scratch = Path(tempfile.mkdtemp(prefix="tk-vllm-"))
         self._lock = threading.Lock()
         try:
@@ -38,27 +44,6 @@ class VllmEngine:
             shutil.rmtree(self._scratch, ignore_errors=True)
             raise
 
-    def stream(
-        self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
-    ) -> Iterator[Delta]:
-        """See `Engine.stream`.
-
-        Raises:
-            TkError: vLLM refuses a request, or ended while it answered; the next call starts it again.
-        """
-        sampling = sampling or self.options
-        if sampling.num_beams > 1:
-            raise TkError("the engine `vllm` cannot search with beams", hint="Set `num_beams: 1`.")
-        return self._watched(conversations, sampling)
-
-    def reply(
-        self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
-    ) -> list[Reply]:
-        """See `Engine.reply`."""
-        sampling = sampling or self.options
-        count = len(conversations) * sampling.n
-        return collect(self.stream(conversations, sampling), count, self.renderer.parse_reply)
-
     def close(self) -> None:
         """End the server; safe to call twice."""
         with self._lock:
@@ -66,7 +51,7 @@ class VllmEngine:
             self.server.close()
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _watched(self, conversations: Sequence[Conversation | Prompt], sampling: Sampling) -> Iterator[Delta]:
+    def _stream(self, conversations: Sequence[Conversation | Prompt], sampling: Sampling) -> Iterator[Delta]:
         with self._lock:
             if not self.server.alive:
                 self._remote.close()
@@ -101,6 +86,7 @@ class VllmEngine:
         return {
             "stop_token_ids": list(self.renderer.stop_ids),
             "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
             "top_k": sampling.top_k if sampling.do_sample and sampling.top_k else -1,
             "repetition_penalty": sampling.repetition_penalty,
             "skip_special_tokens": sampling.skip_special_tokens,

@@ -58,8 +58,10 @@ class EngineContract(EngineRuns):
 
     def test_a_reply_is_streamed_piece_by_piece(self) -> None:
         """The first piece comes before the reply is finished."""
-        engine = self.engine(self.scripted(SCRIPT))
-        deltas = [delta for delta in engine.stream([asking("Hi")], GREEDY) if delta.text]
+        engine = self.engine(self.scripted("ab", endless=True))
+        # Long: a server may put into one piece what is made while the one before is on its way.
+        sampling = replace(GREEDY, max_new_tokens=100)
+        deltas = [delta for delta in engine.stream([asking("Hi")], sampling) if delta.text]
         engine.close()
         assert len(deltas) > 1
 
