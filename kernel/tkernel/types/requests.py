@@ -143,7 +143,7 @@ class StageRequest:
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """Start an engine, from a bundle in memory or from a path."""
+    """Start an engine, from a bundle in memory or from a path; `settings` is the resolved configuration."""
 
     renderer: Renderer | None = None
     bundle: ModelBundle | None = None
@@ -153,5 +153,4 @@ class EngineRequest:
     options: Any = None
     seed: int = 42
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The resolved flat configuration; an engine that loads the weights itself finds `infer_dtype` in it."""
     slots: Slots = field(default_factory=partial(Slots, "generate"), compare=False)
