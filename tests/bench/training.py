@@ -75,33 +75,49 @@ def prepare(folder: Path) -> None:
 
 def train(folder: Path, steps: int, dtype: str) -> None:
     """`tk run`'s trainer; it also writes down the batches for the plain loop."""
-    from transformers import TrainerCallback
-
     import tkernel
+    from tkernel import hookimpl
 
-    clock = Clock()
+    clocks: list[Clock] = []
     batches: list[dict[str, Any]] = []
 
-    class Timed(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            model.register_forward_pre_hook(
-                lambda _, args, inputs: batches.append(
-                    {n: inputs[n].tolist() for n in ("input_ids", "attention_mask", "labels")}
-                ),
-                with_kwargs=True,
-            )
+    class Timing:
+        """An extension, so that it is the run that imports torch and transformers, as on the command line."""
 
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            clock.begin()
+        name = "timing"
 
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.end()
+        @hookimpl(wrapper=True)
+        def train_stage(self, request: Any) -> Any:
+            from transformers import TrainerCallback
 
-    tkernel.run(settings(folder, steps, dtype), callbacks=[Timed()])
+            clock = Clock()
+            clocks.append(clock)
+
+            class Timed(TrainerCallback):
+                def on_train_begin(
+                    self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+                ) -> None:
+                    model.register_forward_pre_hook(
+                        lambda _, args, inputs: batches.append(
+                            {n: inputs[n].tolist() for n in ("input_ids", "attention_mask", "labels")}
+                        ),
+                        with_kwargs=True,
+                    )
+
+                def on_step_begin(self, *_: Any, **__: Any) -> None:
+                    clock.begin()
+
+                def on_step_end(self, *_: Any, **__: Any) -> None:
+                    clock.end()
+
+            request.slots.put("callbacks", Timed(), by=self.name)
+            return (yield)
+
+    tkernel.run(settings(folder, steps, dtype), plugins=[Timing()])
     state = json.loads((folder / "out/trainer_state.json").read_text())
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     (folder / "batches.json").write_text(json.dumps(batches))
-    clock.report(losses, sum(sum(map(sum, batch["attention_mask"])) for batch in batches))
+    clocks[0].report(losses, sum(sum(map(sum, batch["attention_mask"])) for batch in batches))
 
 
 def plain(folder: Path, steps: int, dtype: str) -> None:

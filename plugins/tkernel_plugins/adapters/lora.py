@@ -54,11 +54,14 @@ class Lora:
     @hookimpl
     def adapt(self, bundle: ModelBundle, request: AdapterRequest) -> ModelBundle:
         """The bundle with a `PeftModel` to train, or with everything merged for inference."""
-        from tkernel_plugins.adapters.lora_layers import adapt
-        from tkernel_plugins.training.quiet import quiet
+        from tkernel_plugins.garbage import seldom_searched
 
-        with quiet():
-            return adapt(bundle, request, request.options or LoraOptions())
+        with seldom_searched():  # peft is imported here
+            from tkernel_plugins.adapters.lora_layers import adapt
+            from tkernel_plugins.training.quiet import quiet
+
+            with quiet():
+                return adapt(bundle, request, request.options or LoraOptions())
 
 
 ADAPTER = Lora()

@@ -11,6 +11,7 @@ from tkernel.errors import TkError
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import ModelRequest
+from tkernel_plugins.garbage import seldom_searched
 from tkernel_plugins.models.checkpoint import Source, check_remote_code, source_of
 from tkernel_plugins.models.classifier import is_classifier, load_classifier
 from tkernel_plugins.models.few_bits import UNUSED, few_bits_arguments
@@ -20,6 +21,7 @@ from tkernel_plugins.models.options import ModelOptions
 logger = logging.getLogger(__name__)
 
 
+@seldom_searched()
 def load(request: ModelRequest) -> ModelBundle:
     """Load what `request.facts` describes: a folder, a hub id or a GGUF file.
 

@@ -22,10 +22,12 @@ from transformers import (
 from tkernel.errors import TkError
 from tkernel.types.requests import StageRequest
 from tkernel.types.stage import StageResult
+from tkernel_plugins.garbage import not_searched_again
 from tkernel_plugins.training.card import write_card
 from tkernel_plugins.training.checkpoint_writing import abandoned, clean_up, not_saved, write_model
 from tkernel_plugins.training.checkpoints import Resume
 from tkernel_plugins.training.curve import plot_losses
+from tkernel_plugins.training.heap import give_back
 from tkernel_plugins.training.interrupt import Interrupt, Stopped, leave
 from tkernel_plugins.training.log import TrainerLog
 from tkernel_plugins.training.options import TrainingOptions
@@ -148,6 +150,8 @@ class _Metering(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.trainer.finish_step()
+        if args.device.type == "cpu":
+            give_back()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -184,7 +188,7 @@ def _train(trainer: StageTrainer, interrupt: Interrupt, resume: Resume, options:
         trainer.abandoned = abandoned(output_dir, resume.step)
     require_room(trainer.model, trainer.args, planned_steps(trainer))
     try:
-        with interrupt.listening():
+        with interrupt.listening(), not_searched_again():
             output = trainer.train(resume_from_checkpoint=str(resume.path) if resume.path else None)
     except Stopped as stopped:
         print(
