@@ -49,9 +49,6 @@ class RunOptions:
     @property
     def media_folder(self) -> str | None:
         """What paths of media are relative to: `media_dir`, else `dataset_dir` if it is a folder."""
-        folder = (
-            self.dataset_dir
-            if isinstance(self.dataset_dir, str) and os.path.isdir(self.dataset_dir)
-            else None
-        )
-        return self.media_dir or folder
+        if not self.media_dir and isinstance(self.dataset_dir, str) and os.path.isdir(self.dataset_dir):
+            return self.dataset_dir
+        return self.media_dir or None

@@ -194,6 +194,10 @@ def _libraries(arguments: Arguments) -> Iterator[Problem]:
     if arguments.get("use_liger_kernel") and find_spec("liger_kernel") is None:
         message = "`use_liger_kernel: true` needs liger-kernel, which is not installed"
         yield Problem(message, key="use_liger_kernel", hint="Run: pip install liger-kernel")
+    if arguments.get("fsdp") and "LOCAL_RANK" not in os.environ:
+        message = "`fsdp` shards a model over the processes of a run, and this one has no others"
+        hint = "Start it with `torchrun --nproc-per-node N -m tkernel run FILE`, or leave `fsdp` out."
+        yield Problem(message, key="fsdp", hint=hint)
     wanted = arguments.get("deepspeed")
     if not wanted:
         return

@@ -102,6 +102,13 @@ def found(
     return {problem.key: problem.message for problem in reversed(list(check_training(request)))}
 
 
+def test_fsdp_needs_the_processes_of_a_distributed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert "this one has no others" in found(fsdp="full_shard")["fsdp"]
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert found(fsdp="full_shard") == {}
+
+
 def test_a_sound_run_has_no_problem() -> None:
     assert found() == {}
     assert found(eval=("b",), eval_strategy="steps", load_best_model_at_end=True, save_steps=20) == {}
