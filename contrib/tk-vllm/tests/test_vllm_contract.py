@@ -72,6 +72,7 @@ class TestVllm(EngineContract):
     def test_an_engine_can_be_used_again_and_closed_twice(self):
         engine = self.engine().engine
         super().test_an_engine_can_be_used_again_and_closed_twice()
-        KEPT.clear()
+        for key in [key for key, kept in KEPT.items() if kept is engine]:
+            del KEPT[key]
         engine.close()
         engine.close()
