@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,3 +87,41 @@ def test_options_are_those_of_the_server_and_its_key_is_not_among_them():
     assert "--enable-lora --max-lora-rank 32 --lora-modules adapter=a" in text
     assert "--max-num-seqs 8 --no-enable-prefix-caching" in text
     assert "--api-key" not in words
+
+
+def test_a_server_ends_with_the_process_that_started_it(tmp_path):
+    """Killed so that it can do nothing more; the server here is a module of Python's own."""
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        "import subprocess, sys, time\n"
+        "from tk_vllm.server import WATCHED\n"
+        "command = [sys.executable, '-c', WATCHED, 'http.server', '--bind', '127.0.0.1', '0']\n"
+        "child = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    path = os.pathsep.join(word for word in sys.path if word)
+    started = subprocess.Popen(
+        [sys.executable, str(parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+    )
+    said = [started.stdout.readline(), started.stdout.readline()]
+    (number,) = [int(line) for line in said if line.strip().isdigit()]
+    assert any("Serving HTTP" in line for line in said)
+    started.kill()
+    started.wait()
+    end = time.monotonic() + 60
+    while _runs(number):
+        assert time.monotonic() < end, "the server still runs"
+        time.sleep(0.05)
+
+
+def _runs(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{number}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")

@@ -1,4 +1,4 @@
-"""vLLM's own server as a child process on loopback: started, watched, ended."""
+"""vLLM's own server as a child process on loopback: started, watched, ended, also when this process is killed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tk_vllm.weights import Weights
 from tkernel.errors import TkError
 
 MODULE = "vllm.entrypoints.openai.api_server"
+WATCHED = Path(__file__).with_name("watched.py").read_text(encoding="utf-8")
 MODEL, ADAPTER = "model", "adapter"
 """Names under which the server has the two."""
 
@@ -44,11 +45,16 @@ class Server:
         self._check(python)
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
-        command = [python, "-m", MODULE, *_arguments(weights, options, port)]
+        command = [python, "-c", WATCHED, MODULE, *_arguments(weights, options, port)]
         with log.open("ab") as file:
             # A group of its own: Ctrl-C is for this process, which ends the server itself.
             self.process = subprocess.Popen(
-                command, stdout=file, stderr=file, env=self._environment(), start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                env=self._environment(),
+                start_new_session=True,
             )
         try:
             self._wait()
@@ -71,6 +77,8 @@ class Server:
                 self.process.wait(seconds)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)  # workers that a killed server left behind
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
     def last_words(self, lines: int = 8) -> str:
         """The end of what it said."""
