@@ -1,4 +1,4 @@
-"""Python's search for garbage, held back while libraries are imported and weights are loaded."""
+"""Python's search for garbage, held back until a run trains: what it imports, loads and prepares stays."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+USUAL = gc.get_threshold()
 AT_ONCE = 200_000
-"""New objects after which a search begins; Python's own number is 700."""
+"""New objects after which a search begins; usually 700."""
 
 
 @contextmanager
 def seldom_searched() -> Iterator[None]:
-    """What is made here stays, and looking through it again and again took a fifth of a run's start."""
+    """What is made here stays, and looking through it again and again took a quarter of a run's start."""
     before = gc.get_threshold()
     gc.set_threshold(AT_ONCE, *before[1:])
     try:
@@ -23,9 +24,12 @@ def seldom_searched() -> Iterator[None]:
 
 @contextmanager
 def not_searched_again() -> Iterator[None]:
-    """What was there before is left out of every search until the end; it is not freed until then either."""
+    """Search as usual, but leave out what was there before; it is not freed until the end."""
+    before = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(*USUAL)
     try:
         yield
     finally:
+        gc.set_threshold(*before)
         gc.unfreeze()

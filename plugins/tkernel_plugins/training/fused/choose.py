@@ -12,7 +12,7 @@ from tkernel_plugins.training.fused.forward import FusedForward, Wanted
 from tkernel_plugins.training.fused.model import IGNORED, SplitHead
 from tkernel_plugins.training.losses import token_loss
 
-PIECE = 256
+PIECE = 512
 """Tokens to which samples are joined on a CPU: matrix products gain nothing from more, and it costs memory."""
 
 WHOLE = 2**30
