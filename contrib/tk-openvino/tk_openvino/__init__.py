@@ -1,4 +1,4 @@
-"""`infer_backend: openvino`: replies through OpenVINO GenAI, which is the fastest on CPUs."""
+"""`infer_backend: openvino`: replies through OpenVINO GenAI."""
 
 from __future__ import annotations
 
