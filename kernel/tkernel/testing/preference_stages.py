@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,6 +53,10 @@ class PreferenceStageContract(StageContract):
             }
             for position, ((ask, reply), weight) in enumerate(zip(said, weights, strict=True))
         ]
+
+    def further_models(self) -> Iterable[str]:
+        """None where the suite has no reference, though the stage could load one."""
+        return super().further_models() if self.has_reference else ()
 
     def pair_loss(self, chosen: Reply, rejected: Reply) -> Any:
         """The loss of one pair: DPO (Rafailov et al. 2023, arXiv:2305.18290)."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tkernel.errors import ConfigError
 from tkernel.types.bundle import ModelBundle
 from tkernel.types.dataset import LoadedDataset
 
@@ -88,7 +89,7 @@ def taken(suite: Any, *keys: str) -> list[str]:
     for key in (key for key in keys if key in names):
         try:
             suite.bound_options(**{key: 3 if key == "buffer_size" else True})
-        except ValueError:  # inherited, and not for samples of this kind
+        except (ValueError, ConfigError):  # inherited, and not for samples of this kind
             continue
         found.append(key)
     return found

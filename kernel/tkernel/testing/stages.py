@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,8 +60,12 @@ class StageContract(Contract):
 
     def bound_options(self, **values: Any) -> Any:
         """As in `Contract`; each further model that the stage names in `models` is `another`."""
-        further = dict.fromkeys(getattr(self.provider, "models", {}).values(), "another")
+        further = dict.fromkeys(self.further_models(), "another")
         return super().bound_options(**{**further, **self.options, **values})
+
+    def further_models(self) -> Iterable[str]:
+        """The options that name models which are loaded beside the trained one."""
+        return dict(getattr(self.provider, "models", {})).values()
 
     def renderer(self, bundle: ModelBundle) -> Any:
         """A ChatML renderer over the tiny tokenizer."""
