@@ -13,7 +13,7 @@ AT_ONCE = 200_000
 
 @contextmanager
 def seldom_searched() -> Iterator[None]:
-    """What is made here stays, and looking through it again and again took a quarter of a run's start."""
+    """What is made here stays: each search would look through all of it again."""
     before = gc.get_threshold()
     gc.set_threshold(AT_ONCE, *before[1:])
     try:
