@@ -146,6 +146,8 @@ class RewardTrainer(StageTrainer):
         state = self.model.state_dict() if state_dict is None else state_dict
         without = {key: tensor for key, tensor in state.items() if not key.startswith(names)}
         super()._save(output_dir, without)
+        if not self.args.should_save:  # transformers calls this in every process
+            return
         if not is_score:
             value_head.save(self.model, folder)
         elif hasattr(self.model, "peft_config"):

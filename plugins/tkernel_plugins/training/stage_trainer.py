@@ -362,8 +362,9 @@ class StageTrainer(Trainer):
             self.model.save_pretrained = partial(self.model.save_pretrained, save_embedding_layers=False)
         try:
             super()._save(output_dir, state_dict)
-            # A pickle that nothing of ours reads; the lock and the card say what the arguments were.
-            Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+            if self.args.should_save:
+                # A pickle that nothing of ours reads; the lock and the card say what the arguments were.
+                Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
         finally:
             self._set_use_cache(self.args.use_cache)
             self.model.__dict__.pop("save_pretrained", None)

@@ -146,7 +146,8 @@ class PpoTrainer(OnlineTrainer):
             super()._save(output_dir, state_dict if state_dict is None else _without_head(state_dict))
         finally:
             setattr(value_head.base_of(model), value_head.NAME, head)
-        value_head.save(model, Path(output_dir or self.args.output_dir))
+        if self.args.should_save:  # transformers calls this in every process
+            value_head.save(model, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
