@@ -18,7 +18,7 @@ from tkernel.errors import TkError
 from tkernel.testing import EngineContract, tiny
 from tkernel.types.engine import Prompt
 
-MUTANTS = Mutants(EngineContract)
+MUTANTS = Mutants(EngineContract, long=60)
 
 
 class Changed(Engine):

@@ -37,6 +37,7 @@ class TestStage(StageContract):
     plugin = "demo"
 class TestEngine(EngineContract):
     plugin = "demo"
+    long = 60
 """
 
 

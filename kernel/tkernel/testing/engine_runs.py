@@ -93,6 +93,8 @@ class EngineRuns(Contract):
     kind = "engine"
     default_options: ClassVar[Mapping[str, Any]] = {"do_sample": False, "max_new_tokens": 5}
     """Options for a session whose own sampling is asked for."""
+    long: ClassVar[int] = 400
+    """Tokens of a reply that is meant to take a while; fewer for an engine that computes all of it for each token."""
     cannot: ClassVar[Mapping[str, str]] = {}
     """What the engine cannot do, and why: a key of the sampling, which it must refuse with a `TkError` that names it, or
     `token_ids` (a reply has its text's, not those that were generated). Such checks are skipped with the reason."""

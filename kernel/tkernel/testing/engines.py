@@ -274,7 +274,7 @@ class EngineContract(EngineRuns):
         if self.places(engine) is None:
             engine.close()
             pytest.skip("nothing tells how many replies this engine is making")
-        asked, sampling = [asking("Hi")] * 8, replace(GREEDY, max_new_tokens=400)
+        asked, sampling = [asking("Hi")] * 8, replace(GREEDY, max_new_tokens=self.long)
         start = time.monotonic()
         for _ in engine.stream(asked, sampling):
             pass
