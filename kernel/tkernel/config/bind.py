@@ -136,10 +136,10 @@ def bind(
             instances[owner.label] = _instance(owner, values, settings, found)
     rest = {name: key for name, key in keys.items() if key.declared_by is None}
     typed = _values(settings, rest, found)
-    switches = [settings.setting(key) for key in settings if key in consumed and key not in keys]
-    found += [problem for switch in switches if (problem := convert(switch, bool, {})[1])]
-    ownerless = [key for key in settings if key not in keys and key not in consumed]
-    unowned = [settings.setting(key) for key in ownerless if key not in elsewhere]
+    switches = {name: Key(name, KERNEL, "tkernel", bool, "False") for name in consumed if name not in keys}
+    set_ |= _values(settings, switches, found)
+    keys |= switches
+    unowned = [settings.setting(key) for key in settings if key not in keys and key not in elsewhere]
     if unowned:
         labels = [owner.label for owner in owners]
         explained, accepted = library("explain")(unowned, keys, labels, installed, settings)

@@ -9,7 +9,7 @@ from tkernel import ModelBundle, hookimpl
 from tkernel.errors import Problem
 from tkernel.types.check import CheckRequest
 from tkernel.types.requests import AdapterRequest
-from tkernel_plugins.adapters.options import AdapterOptions, precision_problems
+from tkernel_plugins.adapters.options import AdapterOptions, names_of, precision_problems
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,11 @@ class Lora:
         """Adapters that cannot be loaded, options that cannot change the one that is trained further, precision."""
         from tkernel_plugins.adapters.adapter_config import check_adapters
 
-        return [*check_adapters(request), *precision_problems(request.options, request.arguments)]
+        yield from check_adapters(request)
+        yield from precision_problems(request.options, request.arguments)
+        if request.options and not names_of(request.options.lora_target):
+            hint = "Name layers, `q_proj,v_proj`, or write `all`."
+            yield Problem("`lora_target` names no layer", key="lora_target", hint=hint)
 
     @hookimpl
     def adapt(self, bundle: ModelBundle, request: AdapterRequest) -> ModelBundle:

@@ -78,6 +78,16 @@ def test_the_switch_of_an_extension_is_true_or_false(arguments: dict[str, Key]) 
         bind(settle("train.yaml", (), {}), (LORA, SFT), arguments, consumed={"use_fast"})
 
 
+def test_the_switch_of_an_extension_is_a_key_with_a_value_and_is_meant_by_near_misses(
+    arguments: dict[str, Key],
+) -> None:
+    got = bind(settle({"use_fast": True}, (), {}), (LORA, SFT), arguments, consumed={"use_fast"})
+    assert got.values == {"use_fast": True}
+    assert got.keys["use_fast"].owner == "the kernel"
+    with pytest.raises(ConfigError, match=r"unknown key 'use_fst'\n    Did you mean 'use_fast'?"):
+        bind(settle({"use_fst": True}, (), {}), (LORA, SFT), arguments, consumed={"use_fast"})
+
+
 MISTAKES = [
     ("learning_rate: abc", "learning_rate wants a number, not 'abc'"),
     ("learning_rate: -1e-4", "learning_rate must be at least 0, not -1e-4"),

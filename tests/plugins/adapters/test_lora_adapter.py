@@ -11,6 +11,7 @@ import torch
 
 from tkernel.errors import TkError
 from tkernel.testing import tiny
+from tkernel.types.check import CheckRequest
 from tkernel.types.requests import AdapterRequest
 from tkernel_plugins.adapters.lora import ADAPTER, LoraOptions
 from tkernel_plugins.models import families
@@ -296,6 +297,12 @@ def test_a_target_that_matches_nothing_lists_what_could():
     assert all(name in caught.value.hint for name in families.LLAMA.lora_targets)
     with pytest.raises(TkError, match="additional_target: embed_token`"):
         adapt(tiny.make_bundle(), additional_target="embed_token")
+
+
+@pytest.mark.parametrize("target", [[], ["", " "], " , "])
+def test_a_target_that_names_nothing_is_found_while_planning(target):
+    (problem,) = ADAPTER.check(CheckRequest(LoraOptions(lora_target=target)))
+    assert (problem.key, problem.message) == ("lora_target", "`lora_target` names no layer")
 
 
 def test_a_folder_that_is_missing_or_no_adapter_is_an_error(tmp_path):
