@@ -32,6 +32,7 @@ from tkernel_plugins.exporting.folder import LOCK, new_folder
 from tkernel_plugins.exporting.ollama import modelfile
 from tkernel_plugins.exporting.options import ExportOptions
 from tkernel_plugins.exporting.quantising import BOUNDS, quantise
+from tkernel_plugins.exporting.rounding import round_weights
 from tkernel_plugins.models.precision import checkpoint_dtype
 from tkernel_plugins.training.saving import processing_class, save_generation_config
 from tkernel_plugins.training.score_head import saved_score
@@ -82,9 +83,10 @@ def export(
         bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer, trainable=False)
         refuse_quantised(bundle)
         refuse_classifier(session)
-        module = bundle.module.to(dtype)
+        module = bundle.module
+        round_weights(module, dtype)
         write(folder, session, bundle, renderer, options)
-        said = replies(start_engine(session, renderer, bundle.replace(module=module)), probes)
+        said = replies(start_engine(session, renderer, bundle), probes)
         parameters = sum(parameter.numel() for parameter in module.parameters())
         del module, bundle
         bits = options.export_quantization_bit

@@ -178,6 +178,25 @@ def test_a_reward_model_for_classification_is_refused_and_not_stripped_of_its_he
     assert not (tmp_path / "x").exists()
 
 
+def test_rounding_in_memory_gives_the_model_that_is_loaded_back(merged, tmp_path):
+    """Rotary frequencies stay in float32, and so do layers that the family keeps in it."""
+    from transformers import AutoModelForCausalLM
+
+    from tkernel_plugins.exporting.rounding import round_weights
+
+    model = AutoModelForCausalLM.from_pretrained(merged.folder, dtype=torch.float32)
+    ids = torch.arange(60)[None] % 50
+    round_weights(model, torch.bfloat16)
+    model.save_pretrained(tmp_path / "half")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "half")
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(model(ids).logits, again(ids).logits)
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    model.float()._keep_in_fp32_modules_strict = {"norm"}
+    round_weights(model, torch.bfloat16)
+    assert (model.model.norm.weight.dtype, model.lm_head.weight.dtype) == (torch.float32, torch.bfloat16)
+
+
 def test_mistakes_are_told_while_planning(merged):
     done = tk(
         "export", str(merged.root / "merge.yaml"), "--export_legacy_format", "true", "--export_siz", "3"
