@@ -18,6 +18,8 @@ from tkernel_plugins.adapters.adapter_config import (
     read_config,
 )
 
+HEAD = "value_head.safetensors"
+"""The head of a reward model, beside its adapter."""
 TOKENIZER = ("tokenizer.json", "added_tokens.json")
 """The files beside an adapter that say which token an id is."""
 
@@ -145,7 +147,7 @@ def _folder_of(name: str, settings: Mapping[str, Any]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = [CONFIG, WEIGHTS, *TOKENIZER]
+        wanted = [CONFIG, WEIGHTS, HEAD, *TOKENIZER]
         return Path(snapshot_download(name, allow_patterns=wanted, **hub_access(settings)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise TkError(

@@ -59,9 +59,9 @@ def export(
     probes = probes_of(session) if verify else conversations_of(BUILT_IN)
     with quiet():
         done = run(session, options, dtype, probes, verify=verify, calibration=calibration)
-    typer.echo(f"saved {done.parameters:,} parameters in {done.dtype} to {done.folder}")
-    if done.divergence is not None:
-        typer.echo(f"verified on {len(probes)} prompts: {done.divergence}")
+    typer.echo(f"saved {done.made.parameters:,} parameters in {done.made.precision} to {done.folder}")
+    if done.made.found is not None:
+        typer.echo(f"verified on {len(probes)} prompts: {done.made.found}")
     if options.export_hub_model_id is not None:
         token = session.settings.get("hf_hub_token")
         private = options.export_hub_private

@@ -36,6 +36,37 @@ class Divergence:
         )
 
 
+SCORE_BOUNDS = {torch.float32: 1e-4}
+"""Largest mean difference of scores that counts as equal."""
+
+HALF_SCORE_BOUND = 0.1
+"""The same for weights that are rounded to 16 bits."""
+
+
+@dataclass(frozen=True)
+class ScoreGap:
+    """Between the scores of two reward models, over the same replies."""
+
+    mean: float
+    """Absolute difference."""
+    largest: float
+
+    @classmethod
+    def between(cls, expected: Sequence[float], found: Sequence[float]) -> ScoreGap:
+        """Of scores of the same replies in the same order; one that is no number is infinitely far."""
+        apart = (torch.tensor(expected, dtype=torch.float64) - torch.tensor(found, dtype=torch.float64)).abs()
+        apart = torch.where(apart.isfinite(), apart, torch.inf)
+        return cls(float(apart.mean()), float(apart.max()))
+
+    def __str__(self) -> str:
+        return f"mean difference of scores {self.mean:.2e}, largest {self.largest:.2e}"
+
+
+def score_bound_for(dtype: torch.dtype) -> float:
+    """What the scores of a model saved in `dtype` may differ by, in the mean, from those in float32."""
+    return SCORE_BOUNDS.get(dtype, HALF_SCORE_BOUND)
+
+
 def bound_for(dtype: torch.dtype) -> float:
     """What a model saved in `dtype` may differ by from the one in float32."""
     return BOUNDS.get(dtype, HALF_BOUND)

@@ -27,15 +27,17 @@ from tkernel.types.engine import Engine, Sampling
 from tkernel.types.rendering import Renderer
 from tkernel_plugins.exporting.calibration import windows
 from tkernel_plugins.exporting.card import write_card
+from tkernel_plugins.exporting.classifier import export_classifier
 from tkernel_plugins.exporting.comparing import Divergence, bound_for, divergence, logits_of
 from tkernel_plugins.exporting.folder import LOCK, new_folder
+from tkernel_plugins.exporting.made import Made
 from tkernel_plugins.exporting.ollama import modelfile
 from tkernel_plugins.exporting.options import ExportOptions
 from tkernel_plugins.exporting.quantising import BOUNDS, quantise
 from tkernel_plugins.exporting.rounding import round_weights
 from tkernel_plugins.models.precision import checkpoint_dtype
+from tkernel_plugins.training.saved_head import is_for_classification, places_of
 from tkernel_plugins.training.saving import processing_class, save_generation_config
-from tkernel_plugins.training.score_head import saved_score
 
 HEAD = "value_head.safetensors"
 """The head of a reward model, beside its weights."""
@@ -45,13 +47,10 @@ GREEDY = Sampling(do_sample=False, max_new_tokens=24)
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how near it is to what it was made of."""
+    """What was written where."""
 
     folder: Path
-    dtype: str
-    parameters: int
-    divergence: Divergence | None = None
-    """From the model with its adapters unmerged in float32 to the exported one; None if it was not asked for."""
+    made: Made
 
 
 def export(
@@ -69,7 +68,7 @@ def export(
         session: planned with the precision in which adapters are merged.
         dtype: the precision in which the weights are saved.
         probes: conversations on which what was saved is compared with what it was made of.
-        verify: compare logits with those of the unmerged model, too.
+        verify: compare logits, or scores, with those of the unmerged model, too.
         calibration: reads the data to quantise with; None where `export_quantization_bit` is not set.
 
     Raises:
@@ -77,40 +76,58 @@ def export(
     """
     assert options.export_dir is not None
     with new_folder(options.export_dir, overwrite=options.export_overwrite) as folder:
-        expected = _unmerged_logits(session, probes) if verify else None
-        bundle = load_model(session, trainable=False)
-        renderer = render_template(session, bundle)
-        bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer, trainable=False)
-        refuse_quantised(bundle)
-        refuse_classifier(session)
-        module = bundle.module
-        round_weights(module, dtype)
-        write(folder, session, bundle, renderer, options)
-        said = replies(start_engine(session, renderer, bundle), probes)
-        parameters = sum(parameter.numel() for parameter in module.parameters())
-        del module, bundle
-        bits = options.export_quantization_bit
-        if calibration is not None:
-            ids = windows(
-                calibration,
-                renderer,
-                options.export_quantization_nsamples,
-                options.export_quantization_maxlen,
-            )
-            quantised = quantise(folder, options, ids)
-        found = _loaded_back(session, folder, dtype, probes, said if bits is None else None, expected)
-        bound = options.export_bound or (bound_for(dtype) if bits is None else BOUNDS[bits])
-        if found is not None and not found.mean <= bound:
+        if is_for_classification(places_of(session)):
+            if calibration is not None:
+                raise TkError(
+                    "a reward model for classification is not quantised",
+                    hint="Leave `export_quantization_bit` out.",
+                )
+            task = "text-classification"
+            settings = _settings(session, folder, dtype)
+            made = export_classifier(session, options, folder, dtype, probes, settings, verify=verify)
+        else:
+            task = "text-generation"
+            made = _export_language_model(session, options, folder, dtype, probes, verify, calibration)
+        if made.found is not None and not made.found.mean <= made.bound:
             raise TkError(
-                f"the exported model differs from the adapted one: {found}; the bound is {bound:g}",
+                f"the exported model differs from the adapted one: {made.found}; the bound is {made.bound:g}",
                 hint="Export in `infer_dtype: float32`, or raise `export_bound` if that is near enough.",
             )
-        precision = str(dtype).removeprefix("torch.")
-        if calibration is not None:
-            form = options.export_quantization_format
-            precision = f"{bits} bits ({form}, {quantised} linear layers) and {precision}"
-        write_card(folder, session, renderer.name, precision, found)
-    return Exported(Path(options.export_dir), precision, parameters, found)
+        write_card(folder, session, session.choice("template").name, task, made)
+    return Exported(Path(options.export_dir), made)
+
+
+def _export_language_model(
+    session: Session,
+    options: ExportOptions,
+    folder: Path,
+    dtype: torch.dtype,
+    probes: Sequence[Conversation],
+    verify: bool,
+    calibration: Session | None,
+) -> Made:
+    expected = _unmerged_logits(session, probes) if verify else None
+    bundle = load_model(session, trainable=False)
+    renderer = render_template(session, bundle)
+    bundle = adapt(session, fit_vocabulary(bundle, session.options.seed), renderer, trainable=False)
+    refuse_quantised(bundle)
+    module = bundle.module
+    round_weights(module, dtype)
+    write(folder, session, bundle, renderer, options)
+    said = replies(start_engine(session, renderer, bundle), probes)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    del module, bundle
+    bits, precision = options.export_quantization_bit, str(dtype).removeprefix("torch.")
+    bound = options.export_bound or (bound_for(dtype) if bits is None else BOUNDS[bits])
+    if calibration is not None:
+        ids = windows(
+            calibration, renderer, options.export_quantization_nsamples, options.export_quantization_maxlen
+        )
+        quantised = quantise(folder, options, ids)
+        form = options.export_quantization_format
+        precision = f"{bits} bits ({form}, {quantised} linear layers) and {precision}"
+    found = _loaded_back(session, folder, dtype, probes, said if bits is None else None, expected)
+    return Made(precision, parameters, found, bound)
 
 
 def saved_dtype(session: Session) -> torch.dtype:
@@ -134,10 +151,9 @@ def write(
     save_generation_config(module, renderer, folder)
     (folder / "Modelfile").write_text(modelfile(renderer, module.config.get_text_config()), encoding="utf-8")
     write_lock(folder / LOCK, session.lock(), session.plan)
-    for name in reversed((str(session.options.model_name_or_path), *session.options.adapter_name_or_path)):
-        head = Path(name).expanduser() / HEAD
-        if head.is_file():  # that of the last adapter is the one that was trained last
-            shutil.copyfile(head, folder / HEAD)
+    for place in places_of(session):
+        if (place / HEAD).is_file():  # that of the last adapter is the one that was trained last
+            shutil.copyfile(place / HEAD, folder / HEAD)
             break
 
 
@@ -148,17 +164,6 @@ def refuse_quantised(bundle: ModelBundle) -> None:
             f"the weights of {bundle.facts.name} are quantised, and merging would round the adapter away",
             hint="Merge into the unquantised model: name that in `model_name_or_path`.",
         )
-
-
-def refuse_classifier(session: Session) -> None:
-    """Raise if the model or an adapter is one for classification: merged here, it would lose its head."""
-    for name in (session.facts.location, *session.options.adapter_name_or_path):
-        if name is not None and saved_score(Path(name).expanduser()) is not None:
-            raise TkError(
-                f"{name} is a reward model for classification, whose head a causal language model has no place for",
-                hint="Merge it with `PeftModel.merge_and_unload` of AutoModelForSequenceClassification, or train "
-                "with `reward_head: value`, which is exported.",
-            )
 
 
 def replies(engine: Engine, conversations: Sequence[Conversation]) -> list[str]:

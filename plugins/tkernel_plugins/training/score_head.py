@@ -70,12 +70,14 @@ def padding_of(tokenizer: Any, stop_ids: Sequence[int]) -> int:
     )
 
 
-def save_whole(model: Any, folder: str | Path, pad_token_id: int | None, state: Any = None) -> None:
+def save_whole(
+    model: Any, folder: str | Path, pad_token_id: int | None, max_shard_size: str = "50GB"
+) -> None:
     """Write `model` with its score head as a model for classification."""
     classifier = classifier_of(model, pad_token_id)
-    own = base_of(model).state_dict() if state is None else state
+    own = base_of(model).state_dict()
     classifier.load_state_dict({key: own[key] for key in classifier.state_dict()}, assign=True)
-    classifier.save_pretrained(folder)
+    classifier.save_pretrained(folder, max_shard_size=max_shard_size)
 
 
 def complete_adapter(model: Any, folder: str | Path) -> None:

@@ -164,18 +164,37 @@ def test_the_head_of_a_reward_model_goes_with_it(merged, tmp_path):
     ).read_bytes()
 
 
-def test_a_reward_model_for_classification_is_refused_and_not_stripped_of_its_head(merged, tmp_path):
-    adapter = tmp_path / "adapter"
-    shutil.copytree(merged.root / "first", adapter)
-    weights = load_file(adapter / "adapter_model.safetensors")
-    save_file(
-        {**weights, "base_model.model.score.weight": torch.ones(1, 32)}, adapter / "adapter_model.safetensors"
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_reward_model_for_classification_is_exported_as_one(merged, tmp_path, method):
+    """Merged and loaded by transformers it scores as the run did that trained it."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    pairs = {"prompt": "Say hi", "chosen": "hi there", "rejected": "no"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pairs) + "\n")
+    data = {name: str(tmp_path / "pairs.jsonl") for name in ("dataset", "eval_dataset")}
+    settings = {"model_name_or_path": str(merged.root / "model"), "stage": "rm", "template": "chatml"}
+    trained, target = tmp_path / "trained", tmp_path / "exported"
+    tkernel.run(
+        {**settings, **data, "reward_head": "classification", "finetuning_type": method}
+        | {"output_dir": str(trained), "do_train": True, "do_predict": True}
+        | {"max_steps": 2, "learning_rate": 0.01, "save_strategy": "no"}
     )
-    words = (f"adapter_name_or_path={adapter}", f"export_dir={tmp_path / 'x'}")
-    done = tk("export", str(merged.root / "merge.yaml"), *words)
-    assert done.returncode == 1
-    assert "reward model for classification" in done.stderr
-    assert not (tmp_path / "x").exists()
+    named = "model_name_or_path" if method == "full" else "adapter_name_or_path"
+    words = [f"{key}={value}" for key, value in {**settings, named: trained, "export_dir": target}.items()]
+    done = tk("export", *words, "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "mean difference of scores" in done.stdout
+    assert "pipeline_tag: text-classification" in (target / "README.md").read_text()
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    model = AutoModelForSequenceClassification.from_pretrained(target)
+    talk = [{"role": "user", "content": "Say hi"}, {"role": "assistant", "content": "hi there"}]
+    ids = tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True).input_ids
+    score = json.loads((trained / "generated_predictions.jsonl").read_text().splitlines()[0])["chosen"]
+    assert model(ids).logits.item() == pytest.approx(score, abs=1e-4)
+    bound = ("infer_dtype=bfloat16", "export_bound=1e-12")
+    half = tk("export", *words, "--verify", f"export_dir={tmp_path / 'far'}", *bound)
+    assert half.returncode == 1
+    assert "differs from the adapted one: mean difference of scores" in half.stderr
 
 
 def test_rounding_in_memory_gives_the_model_that_is_loaded_back(merged, tmp_path):
