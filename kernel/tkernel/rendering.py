@@ -13,7 +13,6 @@ from typing import Any
 
 from tkernel.encoding import SegmentEncoder
 from tkernel.errors import DataError, TkError
-from tkernel.truncation import truncate
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.rendering import Encoded, Segment, Turn
 
@@ -123,8 +122,6 @@ class SegmentRenderer:
         self,
         conversations: Sequence[Conversation],
         *,
-        cutoff_len: int = 2**31,
-        truncation: str = "proportional",
         train_on_prompt: bool = False,
         mask_history: bool = False,
     ) -> list[Encoded]:
@@ -132,8 +129,7 @@ class SegmentRenderer:
 
         Raises:
             DataError: a conversation that the template cannot render.
-            TkError: an unknown policy of truncation, or `train_on_prompt` where replies have no
-                terminator of their own.
+            TkError: `train_on_prompt` where replies have no terminator of their own.
         """
         if train_on_prompt and self.efficient_eos:
             raise TkError(
@@ -141,10 +137,7 @@ class SegmentRenderer:
                 hint="Leave `train_on_prompt` out, or choose another template.",
             )
         flat = self.flat(conversations, mask_history=mask_history)
-        # With masked history the last turn matters most.
-        cut = partial(truncate, truncation=truncation, last_first=mask_history, ends=self.efficient_eos)
-        whole = (flat.conversation(number, train_on_prompt) for number in range(len(conversations)))
-        return [piece for one in whole for piece in cut(one, cutoff_len)]
+        return [flat.conversation(number, train_on_prompt) for number in range(len(conversations))]
 
     def flat(self, conversations: Sequence[Conversation], *, mask_history: bool = False) -> Flat:
         """The same whole, in one array: for encoding many, where a list for each costs as much as its tokens."""

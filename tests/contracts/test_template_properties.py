@@ -12,6 +12,7 @@ from template_suites import suite as named_suite
 
 from tkernel import Conversation, Message
 from tkernel.testing import TemplateContract, tiny
+from tkernel_plugins.data.truncation import truncate
 
 TEMPLATES = ["auto", *NAMED]
 MARKUP = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
@@ -56,9 +57,11 @@ def test_text_ids_labels_and_prompts_agree(name, system, said, cutoff):
     # Where the end of a masked reply is the first token after it, that token may be learned.
     ends = {made.tokenizer.eos_token_id} if made.masked_ends else set()
     assert set(last.labels[: len(prompt)]) <= {-100, *ends}
-    cut = renderer.encode([asked], cutoff_len=cutoff)[0]
+    (cut,) = truncate(encoded, cutoff, last_first=False, ends=renderer.efficient_eos)
     assert len(cut.input_ids) == len(cut.labels) <= cutoff
     assert len(cut.input_ids) + cut.dropped == len(encoded.input_ids)
+    rest = iter(zip(encoded.input_ids, encoded.labels, strict=True))
+    assert all(pair in rest for pair in zip(cut.input_ids, cut.labels, strict=True))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -69,26 +69,6 @@ def test_typed_special_tokens_stay_text(conversation: Conversation) -> None:
     assert encoded.input_ids.count(0) == 0
 
 
-@given(conversation=CONVERSATIONS, cutoff_len=st.integers(1, 40), mask_history=st.booleans())
-def test_truncation_cuts_ids_labels_and_spans_alike(
-    conversation: Conversation, cutoff_len: int, mask_history: bool
-) -> None:
-    used = renderer()
-    (whole,) = used.encode([conversation], mask_history=mask_history)
-    (cut,) = used.encode([conversation], cutoff_len=cutoff_len, mask_history=mask_history)
-    assert len(cut.input_ids) == len(cut.labels) <= cutoff_len
-    assert cut.dropped == len(whole.input_ids) - len(cut.input_ids)
-    starts = {(turn, part): start for start, _, turn, part in whole.spans}
-    position = 0
-    for start, end, turn, part in cut.spans:
-        assert start == position
-        original = slice(starts[turn, part], starts[turn, part] + end - start)
-        assert cut.input_ids[start:end] == whole.input_ids[original]
-        assert cut.labels[start:end] == whole.labels[original]
-        position = end
-    assert position == len(cut.input_ids)
-
-
 @given(conversation=CONVERSATIONS)
 def test_prompt_ids_and_reply_ids_are_the_training_ids(conversation: Conversation) -> None:
     used = renderer()
@@ -137,7 +117,6 @@ def test_the_end_of_a_sequence_replaces_a_terminator_that_replies_lack() -> None
     assert encoded.spans[-1] == (5, 7, 1, "reply")
     assert labels(used, talked, mask_history=True) == "_____d</s>"
     assert labels(used, talk("a", "b", train=False)) == "____"
-    assert len(used.encode([talk("a", "bbbb")], cutoff_len=4)[0].input_ids) == 4
     with pytest.raises(TkError, match="cannot train on prompts"):
         used.encode([talked], train_on_prompt=True)
     used.masked_ends = True
@@ -189,12 +168,6 @@ def test_a_stop_word_is_never_the_unknown_token() -> None:
     tokenizer.convert_tokens_to_ids = lambda text: 1 if text == "</s>" else 0
     with pytest.raises(TkError, match=r"no token '<\|end\|>'"):
         SegmentRenderer("toy", tokenizer, turns_of, stop_words=("<|end|>",))
-
-
-def test_an_unknown_truncation_is_an_error_that_lists_those_there_are() -> None:
-    with pytest.raises(TkError, match="no truncation policy 'middle'") as caught:
-        renderer().encode([talk("a", "b")], truncation="middle")
-    assert "proportional" in str(caught.value)
 
 
 def test_without_a_parser_the_text_is_the_content() -> None:

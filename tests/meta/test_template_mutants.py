@@ -100,7 +100,6 @@ def stop_words_in_another_order(renderer):
     "test_training_ids_are_prompt_ids_plus_reply_ids",
     "test_train_on_prompt_supervises_everything",
     "test_weights_are_those_of_the_messages",
-    "test_truncation_keeps_the_limit_and_the_labels",
 )
 def one_label_more(renderer):
     return encoding(renderer, lambda sample, **_: replace(sample, labels=[*sample.labels, IGNORED]))
@@ -237,23 +236,6 @@ def forgets_the_train_flag(renderer):
 @mutant("test_weights_are_those_of_the_messages")
 def forgets_the_weights(renderer):
     return rendering(renderer, lambda c: [replace(turn, weight=1.0) for turn in turns_of(c)])
-
-
-@mutant("test_truncation_keeps_the_limit_and_the_labels")
-def cuts_ids_and_labels_at_two_ends(renderer):
-    def change(sample, cutoff_len=2**31, **_):
-        return replace(
-            sample,
-            input_ids=sample.input_ids[:cutoff_len],
-            labels=sample.labels[-cutoff_len:],
-            dropped=max(0, len(sample.input_ids) - cutoff_len),
-        )
-
-    def encode(conversations, **kwargs):
-        whole = {name: value for name, value in kwargs.items() if name != "cutoff_len"}
-        return [change(sample, **kwargs) for sample in renderer.encode(conversations, **whole)]
-
-    return Wrapped(renderer, encode=encode)
 
 
 @mutant("test_spans_cover_the_ids_and_separate_prompts_from_replies")

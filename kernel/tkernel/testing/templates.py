@@ -268,22 +268,6 @@ class TemplateContract(Contract):
         lengths = [len(ids) for ids in _supervised(weighted)]
         assert learned == [1.0] * lengths[0] + [0.25] * lengths[1] + [1.0] * lengths[2]
 
-    def test_truncation_keeps_the_limit_and_the_labels(self) -> None:
-        """At most `cutoff_len` ids remain, in their order, each with the label that it had; with
-        `mask_history` too."""
-        renderer = self.renderer()
-        three = self.three_turns(renderer)
-        for mask_history in (False, True):
-            whole = renderer.encode([three], mask_history=mask_history)[0]
-            full = list(zip(whole.input_ids, whole.labels, strict=True))
-            for cutoff in (len(full) + 5, len(full), len(full) - 1, len(full) // 2, 20, 7):
-                encoded = renderer.encode([three], cutoff_len=cutoff, mask_history=mask_history)[0]
-                assert len(encoded.input_ids) <= cutoff
-                assert encoded.dropped == len(full) - len(encoded.input_ids)
-                assert cutoff < len(full) or encoded == whole
-                rest = iter(full)
-                assert all(pair in rest for pair in zip(encoded.input_ids, encoded.labels, strict=True))
-
     def test_spans_cover_the_ids_and_separate_prompts_from_replies(self) -> None:
         """Spans follow one another from the first id to the last; the supervised ones are the replies."""
         renderer = self.renderer()

@@ -83,14 +83,11 @@ class Renderer(Protocol):
         self,
         conversations: Sequence[Conversation],
         *,
-        cutoff_len: int = 2**31,
-        truncation: str = "proportional",
         train_on_prompt: bool = False,
         mask_history: bool = False,
     ) -> list[Encoded]:
-        """Ids and labels for training, a batch at a time, one for each conversation (`truncation: split`:
-        one for each piece). Exactly replies and terminators are supervised unless `train_on_prompt`; with
-        `mask_history` only the last reply."""
+        """Ids and labels of whole conversations for training, a batch at a time. Exactly replies and
+        terminators are supervised unless `train_on_prompt`; with `mask_history` only the last reply."""
         ...
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:

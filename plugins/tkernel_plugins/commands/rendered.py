@@ -24,6 +24,7 @@ from tkernel.types.requests import TemplateRequest
 from tkernel_plugins.data.formats import BadRow, Row, kind_of
 from tkernel_plugins.data.tagged import OPENAI_TAGS, sample_of
 from tkernel_plugins.data.today import today_is
+from tkernel_plugins.data.truncation import truncate
 
 _KEPT = 16  # renderers, and tokenizers, the most recently used; a copy of one takes long
 _NAMED = re.compile(rb'"template"\s*:\s*"[^"]*"')
@@ -38,12 +39,8 @@ TEMPLATE_OPTIONS: Mapping[str, tuple[type, ...]] = {
 }
 """Keys of a line that are options of its template -> the types of their values."""
 
-ENCODE_OPTIONS: Mapping[str, tuple[type, ...]] = {
-    "cutoff_len": (int,),
-    "mask_history": (bool,),
-    "train_on_prompt": (bool,),
-}
-"""Keys of a line that are arguments of `Renderer.encode` -> the types of their values."""
+ENCODE_OPTIONS = ("mask_history", "train_on_prompt")
+"""Keys of a line that are arguments of `Renderer.encode`."""
 
 
 class Renderings:
@@ -130,14 +127,13 @@ class Renderings:
             _option(record, key, types)
         with today_is(_day(record)):
             renderer, tokenizer, plugin = self._renderer(name, tuple(chosen.items()))
-            arguments = {
-                key: value
-                for key, types in ENCODE_OPTIONS.items()
-                if (value := _option(record, key, types)) is not None
-            }
+            arguments = {key: bool(_option(record, key, (bool,))) for key in ENCODE_OPTIONS}
             (encoded,) = renderer.encode([conversation], **arguments)
         # One token ends a conversation whose replies have no terminator of their own; it is no reply's text.
-        said = encoded.input_ids[:-1] if getattr(renderer, "efficient_eos", False) else encoded.input_ids
+        ends = getattr(renderer, "efficient_eos", False)
+        if (cutoff_len := _option(record, "cutoff_len", (int,))) is not None:
+            (encoded,) = truncate(encoded, cutoff_len, last_first=arguments["mask_history"], ends=ends)
+        said = encoded.input_ids[:-1] if ends else encoded.input_ids
         default_system = chosen.get("default_system")
         return {
             "template": name,

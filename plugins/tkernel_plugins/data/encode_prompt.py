@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tkernel.errors import DataError
-from tkernel.truncation import keep, proportional
 from tkernel.types.conversation import Conversation, message_to_dict
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Encoded, Renderer
@@ -26,6 +25,7 @@ from tkernel_plugins.data.samples import (
     unusable,
     usable,
 )
+from tkernel_plugins.data.truncation import keep, proportional
 
 if TYPE_CHECKING:
     import datasets

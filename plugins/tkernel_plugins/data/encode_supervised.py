@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tkernel.errors import DataError
 from tkernel.rendering import Flat, SegmentRenderer
-from tkernel.truncation import truncate
 from tkernel.types.conversation import Conversation
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Encoded, Renderer
@@ -30,6 +29,7 @@ from tkernel_plugins.data.samples import (
     unusable,
     usable,
 )
+from tkernel_plugins.data.truncation import truncate
 
 if TYPE_CHECKING:
     import datasets

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tkernel.encoding import SegmentEncoder
-from tkernel.truncation import truncate
 from tkernel.types.rendering import Encoded, Segment
 from tkernel_plugins.data.samples import (
     NOTHING_TO_LEARN,
@@ -22,6 +21,7 @@ from tkernel_plugins.data.samples import (
     unusable,
     usable,
 )
+from tkernel_plugins.data.truncation import truncate
 
 if TYPE_CHECKING:
     import datasets

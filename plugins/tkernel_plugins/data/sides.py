@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tkernel.errors import DataError
-from tkernel.truncation import Stretch, keep, proportional
 from tkernel.types.conversation import Conversation, Message
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Encoded, Renderer
 from tkernel_plugins.data.media_places import MediaPlaces, expanded, has_media
 from tkernel_plugins.data.samples import IGNORED
+from tkernel_plugins.data.truncation import Stretch, keep, proportional
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def joined(prompt: Conversation, completion: Sequence[Message]) -> Conversation:
 
 @dataclass(frozen=True)
 class SideEncoder:
-    """Renders and cuts sides; see `Renderer.encode` and `tkernel.truncation` for what that means."""
+    """Renders and cuts sides; see `Renderer.encode` and `tkernel_plugins.data.truncation` for what that means."""
 
     renderer: Renderer
     tokenizer: Any

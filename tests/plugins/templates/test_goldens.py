@@ -12,9 +12,10 @@ import pytest
 from template_kit import built_in
 
 from tkernel.rendering import SegmentRenderer
-from tkernel.truncation import proportional
 from tkernel.types.conversation import Conversation
+from tkernel.types.rendering import Encoded
 from tkernel_plugins.data.roles import from_llamafactory
+from tkernel_plugins.data.truncation import proportional, truncate
 from tkernel_plugins.templates.tool_formats import TOOL_FORMATS
 
 NAMED = sorted({entry.name for entry in entry_points(group="tkernel.template")} - {"auto"})
@@ -54,6 +55,15 @@ def test_prompts_and_replies_are_the_goldens_text(golden: Golden, renderer: Rend
             )
 
 
+def sample_of(renderer: SegmentRenderer, row: dict[str, Any]) -> Encoded:
+    """The sample of a row: its conversation, cut to `cutoff_len`."""
+    options = dict(row["options"])
+    cutoff_len, last_first = options.pop("cutoff_len", 2**31), options.get("mask_history", False)
+    (encoded,) = renderer.encode([conversation_of(row["example"])], **options)
+    (cut,) = truncate(encoded, cutoff_len, last_first=last_first, ends=renderer.efficient_eos)
+    return cut
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -65,7 +75,7 @@ def test_prompts_and_replies_are_the_goldens_text(golden: Golden, renderer: Rend
 def test_ids_and_labels_are_the_goldens(golden: Golden, renderer: Renderers, name: str) -> None:
     for row in golden("sft_labels"):
         if row["template"] == name:
-            (encoded,) = renderer(name).encode([conversation_of(row["example"])], **row["options"])
+            encoded = sample_of(renderer(name), row)
             where = (row["sample"], row["options"])
             assert encoded.input_ids == row["input_ids"], where
             assert encoded.labels == row["labels"], where
@@ -77,8 +87,7 @@ def test_ids_and_labels_are_the_goldens_with_real_tokenizers(
 ) -> None:
     rows = [row for row in golden("real_tokenizers") if row["tokenizer"] == family]
     for row in rows:
-        used = renderer(row["template"], family)
-        (encoded,) = used.encode([conversation_of(row["example"])], **row["options"])
+        encoded = sample_of(renderer(row["template"], family), row)
         where = (row["template"], row["sample"], row["options"])
         assert (encoded.input_ids, encoded.labels) == (row["input_ids"], row["labels"]), where
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tkernel.errors import DataError, TkError
-from tkernel.truncation import POLICIES, proportional, truncate
 from tkernel.types.rendering import Encoded
+from tkernel_plugins.data.truncation import POLICIES, proportional, truncate
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=6)
 
