@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="See what a model is trained on.",
+    epilog="Example:  tk data view examples/support.yaml",
 )
 
 

@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="See, explain and empty the cache of prepared data.",
+    epilog="Example:  tk data cache list",
 )
 
 

@@ -16,6 +16,7 @@ from tkernel.cli.arguments import Plugins
 from tkernel.cli.screen import origin, table
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import NoProvider, TkError, UsageError
+from tkernel.hookspecs import KINDS
 from tkernel.index import ALL_KINDS, Entry, Index, read_index
 from tkernel_plugins.commands.plugin_states import PluginState, plugin_states
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="List, show, test and create plugins.",
+    epilog="Example:  tk plugins list template",
 )
 
 KINDS_HELP = "One of: " + ", ".join(ALL_KINDS)
@@ -36,7 +38,9 @@ def list_plugins(
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List installed plugins with their state; without `--run` and doors, imports none of them.
+    """List installed plugins with their state.
+
+    Without `--run` and doors, none of them is imported.
 
     Example:  tk plugins list template --run examples/support.yaml
     """
@@ -72,7 +76,7 @@ def row(state: PluginState) -> tuple[str, str, str]:
 
 @app.command()
 def show(plugin: Annotated[str, typer.Argument(help="NAME, KIND:NAME or DISTRIBUTION:NAME")]) -> None:
-    """Show where plugins of this name come from, their options and what they declare.
+    """Show where a plugin comes from, and its options.
 
     Example:  tk plugins show adapter:lora
     """
@@ -155,7 +159,9 @@ def new(
     name: Annotated[str, typer.Argument(help="The name that users will write")],
     into: Annotated[Path, typer.Option(help="The folder to make it in")] = Path(),
 ) -> None:
-    """Write a distribution with one working plugin, its contract test and a README.
+    """Write a distribution with one working plugin.
+
+    Beside its module it has metadata, a README and, for the seven kinds, a contract test.
 
     Example:  tk plugins new adapter mylab && pip install -e tk-mylab && tk plugins test adapter:mylab
     """
@@ -163,9 +169,12 @@ def new(
 
     if kind not in ALL_KINDS:
         raise UsageError(f"there is no kind {kind!r}", hint=did_you_mean(kind, ALL_KINDS) or KINDS_HELP)
+    if taken := read_index().find(kind, name):
+        hint = "Choose another name: of two plugins with one name, every run has to say which it means."
+        raise UsageError(f"{taken[0]} is installed already", hint=hint)
     try:
         folder = write_distribution(kind, name, into)
     except OSError as error:
         raise TkError(f"cannot write to {error.filename}: {error.strerror}") from error
     print(f"wrote {folder}")
-    print(f"next: pip install -e {folder} && tk plugins test {kind}:{name}")
+    print(f"next: pip install -e {folder} && tk plugins {'test' if kind in KINDS else 'show'} {kind}:{name}")

@@ -54,6 +54,27 @@ def test_a_new_command_runs(site: Path) -> None:
     assert "Print the model and the plugins of a run." in done.stdout
 
 
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_the_command_that_it_ends_with_knows_the_plugin(site: Path, tmp_path: Path, kind: str) -> None:
+    done = tk(site, "plugins", "new", kind, "other", "--into", str(tmp_path))
+    next_one = done.stdout.split("&& tk ")[1].split()
+    assert next_one == [
+        "plugins",
+        "test" if (tmp_path / "tk-other" / "tests").exists() else "show",
+        f"{kind}:other",
+    ]
+    if next_one[1] == "show":
+        name = f"my-{kind}"
+        assert f"{kind}:{name}" in tk(site, "plugins", "show", f"{kind}:{name}").stdout
+
+
+def test_a_name_that_a_plugin_of_this_kind_has_is_refused(site: Path, tmp_path: Path) -> None:
+    done = tk(site, "plugins", "new", "adapter", "lora", "--into", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("tk: adapter:lora of tkernel 1.0.0 is installed already\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["Mine", "9lives", "a b", "a--b", "../x", ""])
 def test_a_name_that_cannot_be_one_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be the name of a plugin"):
