@@ -20,6 +20,8 @@ from tkernel.types.plan import Choice, Plan
 
 SCHEMA = 1
 FILE_NAME = "run.lock.json"
+SUFFIX = ".lock.json"
+"""A file with this ending is a lock, whatever it was renamed to."""
 
 LIBRARIES = (
     *("accelerate", "datasets", "numpy", "peft", "pluggy", "safetensors", "tkernel"),

@@ -72,7 +72,7 @@ def open_session(
         hint = "`tk run` and `tk plan` take it whole; each stage that ran has a run.lock.json of its own."
         raise UsageError("one run is wanted, and this is a chain of `stages:`", hint=hint)
     session = bind_draft(draft(settings, plugins, objects or InMemory(), needs), calls, command=command)
-    if str(config).endswith(lock.FILE_NAME):
+    if str(config).endswith(lock.SUFFIX):
         refuse_replay(Path(str(config)), session)
     return session
 

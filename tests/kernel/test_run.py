@@ -121,6 +121,8 @@ def test_a_lock_is_replayed_and_refused_when_the_data_has_changed(toy: Toy) -> N
     refused = toy.tk(*replay, "overwrite_output_dir=true")
     assert refused.returncode == 2
     assert "out/run.lock.json cannot be replayed" in refused.stderr
+    (toy.folder / "out" / "run.lock.json").rename(toy.folder / "best.lock.json")
+    assert "best.lock.json cannot be replayed" in toy.tk("run", "best.lock.json").stderr
     assert "- hashes dataset rows: sha256:" in refused.stderr
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tkernel.config.read import Setting, parse_value, read_file
 from tkernel.errors import Problem, UsageError
+from tkernel.lock import SUFFIX, read_lock
 
 ENVIRONMENT_PREFIX = "TK_ARG_"
 COMMAND_LINE = "command line"
@@ -87,9 +88,7 @@ def settle(
 
 
 def _from_file(path: str | os.PathLike[str]) -> tuple[list[Setting], list[Problem]]:
-    if str(path).endswith(".lock.json"):
-        from tkernel.lock import read_lock
-
+    if str(path).endswith(SUFFIX):
         lock, problems = read_lock(path)
         return (list(lock.settings) if lock else []), problems
     return read_file(path)
