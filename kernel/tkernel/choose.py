@@ -330,6 +330,8 @@ class _Chooser:
             message = f"no installed plugin is {kind}:{wanted.name}{f' ({reason})' if reason else ''}."
             offer = f"If a distribution of its own provides it: pip install tk-{name.replace('_', '-')}"
             hint = f"{did_you_mean(name, self.index.names(kind)) or offer}\n  Installed: {self._names(kind)}."
+            if unreadable := ", ".join(dict.fromkeys(p.distribution for p in self.index.problems)):
+                hint += f"\n  Its metadata cannot be read: {unreadable} (tk plugins list)."
         return NoProvider(message, hint=hint, origin=wanted.origin)
 
 

@@ -185,6 +185,15 @@ def test_asking_for_a_distribution_with_malformed_metadata_says_what_is_wrong(si
     )
 
 
+def test_a_name_that_nobody_has_says_whose_metadata_cannot_be_read(site: Site) -> None:
+    site.built_ins()
+    site.distribution("tk-bad", "[tkernel.adapter]\nbad\n")
+    (error,) = errors_of(site, finetuning_type=Wanted("bad", "train.yaml:3"))
+    assert str(error).endswith(
+        "Installed: full, lora.\n  Its metadata cannot be read: tk-bad (tk plugins list)."
+    )
+
+
 def test_blocking_what_does_not_exist_is_an_error_and_what_cannot_be_read_is_not(site: Site) -> None:
     site.built_ins()
     site.distribution("tk-bad", "[tkernel.adapter]\nbad\n")
