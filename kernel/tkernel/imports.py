@@ -16,6 +16,7 @@ from tkernel.config.suggest import did_you_mean
 from tkernel.errors import BrokenPlugin
 from tkernel.hookspecs import PROJECT
 from tkernel.index import Entry
+from tkernel.module_file import file_of
 from tkernel.trial import trial
 
 IMPORT_LIMIT = 120
@@ -98,6 +99,10 @@ def broken(entry: Entry, error: BaseException) -> BrokenPlugin:
 
 def _remedy(entry: Entry) -> str:
     if entry.door is not None:
+        module = module_of(entry)
+        beside = Path(f"{module.replace('.', '/')}.py")
+        if entry.distribution == "object" and file_of(module) is None and beside.is_file():
+            return f"Modules of the current folder are not imported: write --plugin ./{beside}."
         return f"Mend {entry.door}, or leave it out."
     if entry.distribution == PROJECT:
         return f"Run: pip install --force-reinstall {PROJECT}"

@@ -108,6 +108,17 @@ def test_an_object_of_a_module_is_opened_by_name(site: Site) -> None:
     assert entry.version.startswith("sha256:")
 
 
+def test_a_module_of_the_current_folder_is_opened_as_a_file(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loss_here.py").write_text(FILE)
+    with pytest.raises(BrokenPlugin, match=r"write --plugin \./loss_here\.py\."):
+        open_doors(["loss_here:MINE"], site.index)
+    with pytest.raises(BrokenPlugin, match="Mend nowhere:MINE, or leave it out"):
+        open_doors(["nowhere:MINE"], site.index)
+
+
 def test_an_object_in_memory_is_an_entry(site: Site) -> None:
     (site.folder / "my_objects.py").write_text(FILE)
     import my_objects  # type: ignore[import-not-found]
