@@ -12,7 +12,7 @@ from typing import Any
 class StageResult:
     """Metrics (floats under the Trainer's names), where the result was saved, the trained bundle."""
 
-    bundle: Any
+    bundle: Any = field(repr=False)
     """A `ModelBundle`; None for a run that had been finished before, of which nothing was loaded."""
     output_dir: Path | None = None
     steps: int = 0
