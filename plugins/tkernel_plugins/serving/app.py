@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from tkernel.errors import TkError
 from tkernel.types.engine import Prompt
 from tkernel_plugins.serving.answers import Gone, unless_gone
-from tkernel_plugins.serving.conversations import conversation_of
+from tkernel_plugins.serving.conversations import conversation_of, has_pictures
 from tkernel_plugins.serving.errors import ApiError, as_api_error
 from tkernel_plugins.serving.guard import Guard
 from tkernel_plugins.serving.images import Images
@@ -157,6 +157,8 @@ async def _score(service: Service, http: Request, asked: ScoreRequest) -> dict[s
     """Raises `ApiError`: no reward model, or the request is wrong."""
     if service.adapter(asked.model) is not None or not service.settings.reward:
         raise ApiError(400, f"{asked.model} is no reward model", param="model")
+    if any(has_pictures(one) for one in asked.messages if not isinstance(one, str)):
+        raise ApiError(400, "conversations with pictures are not scored", param="messages")
     load = Images(service.settings).load
     given: list[Any] = [
         Prompt(one) if isinstance(one, str) else conversation_of(one, [], load, scored=True)

@@ -41,6 +41,12 @@ def conversation_of(
     return Conversation(tuple(made), described, images=tuple(images))
 
 
+def has_pictures(messages: Sequence[ChatMessage]) -> bool:
+    """Whether one of the messages has a picture."""
+    contents = [message.content for message in messages if isinstance(message.content, list)]
+    return any(isinstance(part, ImagePart) for content in contents for part in content)
+
+
 def _message(message: ChatMessage, images: list[Any], load: Callable[[str], Any], place: str) -> Message:
     text = ""
     for part in message.content if isinstance(message.content, list) else ():

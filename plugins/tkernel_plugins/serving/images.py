@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import http.client
 import io
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
@@ -18,7 +20,7 @@ from tkernel_plugins.serving.settings import ServeSettings
 
 REDIRECTS = 3
 SECONDS = 10.0
-"""For one picture, redirects included."""
+"""For the pictures of one request, redirects included."""
 
 
 class Images:
@@ -27,6 +29,7 @@ class Images:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self.count = 0
+        self.deadline: float | None = None
 
     def load(self, url: str) -> bytes:
         """The bytes of a picture.
@@ -43,7 +46,8 @@ class Images:
         elif scheme in ("http", "https"):
             if not self.settings.media_urls:
                 raise _refused("this server fetches no URLs; send the image as a data: URL")
-            data = fetch(url, self.settings.max_image_bytes)
+            self.deadline = self.deadline or time.monotonic() + SECONDS
+            data = fetch(url, self.settings.max_image_bytes, self.deadline)
         elif scheme == "file":
             data = self._file(url)
         else:
@@ -94,16 +98,18 @@ class Images:
             raise _refused(f"an image has more than {self.settings.max_pixels} pixels")
 
 
-def fetch(url: str, most: int) -> bytes:
+def fetch(url: str, most: int, deadline: float) -> bytes:
     """The body of an http(s) URL, through at most `REDIRECTS` redirects.
 
     Every host is looked up once and connected to by the address that was checked, so that a name which changes
     its address in between (DNS rebinding) leads nowhere else. Proxies of the environment are not used.
 
+    Args:
+        deadline: of `time.monotonic`; a host that sends little by little is cut off then.
+
     Raises:
         ApiError: an address that is not public, a failure, or more than `most` bytes.
     """
-    deadline = time.monotonic() + SECONDS
     for _ in range(REDIRECTS + 1):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
@@ -129,26 +135,36 @@ def _get(
 ) -> tuple[int, str | None, bytes]:
     address = public_address(host, port)
     connection = http.client.HTTPConnection(host, port, timeout=max(0.1, deadline - time.monotonic()))
-    raw = socket.create_connection((address, port), timeout=max(0.1, deadline - time.monotonic()))
+    made = socket.create_connection((address, port), timeout=max(0.1, deadline - time.monotonic()))
+    if scheme == "https":
+        context = ssl.create_default_context()
+        made = context.wrap_socket(made, server_hostname=host, do_handshake_on_connect=False)
+    # Timeouts of a socket begin anew with each byte.
+    cut = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, (made,))
+    cut.start()
     try:
-        connection.sock = (
-            ssl.create_default_context().wrap_socket(raw, server_hostname=host) if scheme == "https" else raw
-        )
+        if isinstance(made, ssl.SSLSocket):
+            made.do_handshake()
+        connection.sock = made
         parts = urlsplit(url)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"Accept": "image/*", "Connection": "close"})
         response = connection.getresponse()
-        data = b""
-        while len(data) <= most and (piece := response.read(65536)):
-            data += piece
-            if time.monotonic() > deadline:
-                raise TimeoutError
+        data = response.read(most + 1)
+        if time.monotonic() > deadline:
+            raise TimeoutError
         if len(data) > most:
             raise _refused(f"an image has more than {most} bytes")
         return response.status, response.getheader("Location"), data
     finally:
+        cut.cancel()
         connection.close()
-        raw.close()
+        made.close()
+
+
+def _cut(made: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it may have been closed in between
+        socket.socket.shutdown(made, socket.SHUT_RDWR)
 
 
 def public_address(host: str, port: int) -> str:

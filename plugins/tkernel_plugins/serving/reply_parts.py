@@ -23,6 +23,8 @@ class Marks:
     thought: tuple[str, str] | None = None
     """Before and after a thought. Nothing before it: the prompt has opened it already."""
     call: str | None = None
+    lead: str = ""
+    """What may stand before a thought, content or call, and is no part of what is said: a space, or a token that begins a sequence."""
 
     @classmethod
     def of(cls, renderer: Renderer) -> Marks:
@@ -39,6 +41,10 @@ class Marks:
             # Before a call stands what stands before any reply, an empty thought for instance.
             before = _reply(renderer, Message("assistant", _SAID)).partition(_SAID)[0]
             written = calling.partition(_NAME)[0].removeprefix(before).lstrip()
+            begin = getattr(getattr(renderer, "tokenizer", None), "bos_token", None) or ""
+            lead = begin if begin and written.startswith(begin) else before if before.isspace() else ""
+            written = written.removeprefix(lead).lstrip()
+            marks = replace(marks, lead=lead)
             mark = re.match(r"<[^>\s]+>?|\[[A-Z_]+\]|\w+:?|\S", written)
             marks = replace(marks, call=mark[0] if mark else None)
         return marks
@@ -76,27 +82,20 @@ class ReplyParts:
         self.content = ""
         self.calls = 0
         self._held = ""
+        self._lead = self._lead_of_content = marks.lead
         self._state = "content" if marks.thought is None else "start" if marks.thought[0] else "thought"
-        self._fresh = False  # right behind a thought, where line breaks are the template's
+        self._fresh = (
+            self._state == "thought"
+        )  # where a thought or content begins, line breaks are the template's
 
     def feed(self, text: str) -> Iterator[Message]:
         """What is new for sure after `text`."""
         self._held += text
-        if self._state == "start":
-            self._start(final=False)
-        if self._state == "thought":
-            yield from self._think(final=False)
-        if self._state == "content":
-            yield from self._say(final=False)
+        yield from self._read(final=False)
 
     def finish(self) -> Iterator[Message]:
         """What was held back, and the calls."""
-        if self._state == "start":
-            self._start(final=True)
-        if self._state == "thought":
-            yield from self._think(final=True)
-        if self._state == "content":
-            yield from self._say(final=True)
+        yield from self._read(final=True)
         if not self.tools:
             return
         # Calls stand in what was held back; where the model writes them in other words, in the whole.
@@ -112,20 +111,42 @@ class ReplyParts:
         if self._held:
             yield from self._give(self._held)
 
+    def _read(self, final: bool) -> Iterator[Message]:
+        if not self._led(final):
+            return
+        if self._state == "start":
+            self._start(final)
+        if self._state == "thought":
+            yield from self._think(final)
+        if self._state == "content" and self._led(final):
+            yield from self._say(final)
+
+    def _led(self, final: bool) -> bool:
+        """Drop the lead; whether it is known if there is one."""
+        if self._lead and self._held.startswith(self._lead):
+            self._held, self._lead, self._fresh = self._held[len(self._lead) :], "", True
+        elif final or not self._lead.startswith(self._held):
+            self._lead = ""
+        return not self._lead
+
     def _start(self, final: bool) -> None:
         assert self.thought is not None
         opening, text = self.thought[0], self._held.lstrip()
         if text.startswith(opening):
-            self._held, self._state = text[len(opening) :].lstrip("\n"), "thought"
+            self._held, self._state, self._fresh = text[len(opening) :], "thought", True
         elif final or not opening.startswith(text):
             self._state = "content"
 
     def _think(self, final: bool) -> Iterator[Message]:
         assert self.thought is not None
         closing = self.thought[1]
+        if self._fresh:
+            self._held = self._held.lstrip("\n")
+            self._fresh = not self._held
         text, found, rest = self._held.partition(closing)
         if found:
             self._held, self._state, self._fresh = rest, "content", True
+            self._lead = self._lead_of_content
             text = text.rstrip("\n")
         elif final:
             self._held = ""

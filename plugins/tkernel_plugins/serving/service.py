@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tkernel.types.engine import Engine, Prompt, Sampling, TokenLogprob
@@ -35,7 +35,7 @@ class Service:
         self.media = getattr(engine, "media", None)
         self.tokenizer: Any = getattr(renderer, "tokenizer", None)
         self.created = int(time.time())
-        self.rendering = threading.Lock()
+        self.loading = ThreadPoolExecutor(16, thread_name_prefix="tk-images")
         options = getattr(engine, "options", None)
         self.defaults: Sampling = options if isinstance(options, Sampling) else Sampling()
 
@@ -67,7 +67,7 @@ class Service:
 
     def log_if_ours(self, error: BaseException) -> None:
         """Write an error that is the server's fault into the log."""
-        if as_api_error(error).status >= 500:
+        if as_api_error(error).status == 500:
             LOG.error("a reply failed", exc_info=error)
 
     # -- log-probabilities -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from tkernel.types.conversation import Conversation, Message, ToolCall
 from tkernel.types.engine import Delta, Prompt, RequestSampling, TokenLogprob
 from tkernel_plugins.serving.answers import DONE, EventStream, event, unless_gone
-from tkernel_plugins.serving.conversations import conversation_of
+from tkernel_plugins.serving.conversations import conversation_of, has_pictures
 from tkernel_plugins.serving.errors import ApiError, as_api_error
 from tkernel_plugins.serving.images import Images
 from tkernel_plugins.serving.pieces import Pieces
@@ -98,12 +98,17 @@ async def chat(service: Service, http: HttpRequest, asked: ChatRequest) -> Respo
     """Answer a chat. Raises `ApiError`."""
     _check_chat(service, asked)
     tools = [] if asked.tool_choice == "none" else asked.tools or []
-    images = Images(service.settings)
-    conversation = await unless_gone(
-        http, asyncio.to_thread(conversation_of, asked.messages, tools, images.load)
-    )
-    if conversation.images and service.media is None:
+    load = Images(service.settings).load
+    if not has_pictures(asked.messages):
+        conversation = conversation_of(asked.messages, tools, load)
+    elif service.media is None:
         raise ApiError(400, "this model takes no images", param="messages")
+    else:
+        # Slow hosts keep threads of their own busy, and nobody else waiting.
+        loading = asyncio.get_running_loop().run_in_executor(
+            service.loading, conversation_of, asked.messages, tools, load
+        )
+        conversation = await unless_gone(http, loading)
     sampling = sampling_of(service, asked, tools=bool(tools))
     identity = f"chatcmpl-{uuid.uuid4().hex}"
     choices = [

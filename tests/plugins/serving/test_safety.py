@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import http.server
 import io
@@ -159,7 +160,7 @@ def test_it_listens_at_loopback_alone(parrot):
         ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_schema"}}, "json_schema"),
         ({"response_format": {"type": "json_object"}, "tools": [{"type": "function", "function": {"name": "f"}}]}, "exclude"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}]}, "fetches no URLs"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}]}, "takes no images"),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_400_in_openais_form_and_names_the_field(parrot, change, says):
@@ -265,6 +266,10 @@ def test_at_sigterm_running_replies_end_and_new_ones_are_refused(folder):
 # -- pictures ------------------------------------------------------------------------------------------
 
 
+def soon(seconds=10.0):
+    return time.monotonic() + seconds
+
+
 def png(size=(8, 8)):
     from PIL import Image
 
@@ -326,7 +331,7 @@ def test_files_are_read_in_the_allowed_folder_alone(tmp_path):
 )  # fmt: skip
 def test_addresses_that_are_not_public_are_refused(host):
     with pytest.raises(ApiError, match=r"not public|cannot be fetched"):
-        images.fetch(f"http://{host}/a.png", 1000)
+        images.fetch(f"http://{host}/a.png", 1000, soon())
 
 
 @pytest.fixture
@@ -340,9 +345,21 @@ def site(monkeypatch):
                 self.send_header("Location", self.path[4:])
                 self.end_headers()
                 return
+            if self.path == "/slow-head":
+                self.drip(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 500)
+                return
             self.send_response(200)
             self.end_headers()
+            if self.path == "/slow-body":
+                self.drip(b"x" * 500)
+                return
             self.wfile.write(png() if self.path == "/a.png" else b"x" * 5000)
+
+        def drip(self, data):
+            with contextlib.suppress(OSError):
+                for byte in data:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.1)
 
         def log_message(self, *_):
             pass
@@ -364,8 +381,8 @@ def site(monkeypatch):
 def test_a_url_is_fetched_from_the_address_that_was_checked(site):
     """Each host is looked up once: a name that changes its address in between leads nowhere else."""
     url, asked = site
-    assert images.fetch(f"{url}/a.png", 1000) == png()
-    assert images.fetch(f"{url}/to?/a.png", 1000) == png()
+    assert images.fetch(f"{url}/a.png", 1000, soon()) == png()
+    assert images.fetch(f"{url}/to?/a.png", 1000, soon()) == png()
     assert asked == ["a.public"] * 3
 
 
@@ -378,14 +395,22 @@ def test_a_redirect_to_an_address_that_is_not_public_is_refused(site):
         "ftp://a/b",
     ):
         with pytest.raises(ApiError, match=r"not public|http\(s\)"):
-            images.fetch(f"{url}/to?{target}", 1000)
+            images.fetch(f"{url}/to?{target}", 1000, soon())
     with pytest.raises(ApiError, match="redirects"):
-        images.fetch(f"{url}/to?/to?/to?/to?/to?/a.png", 1000)
+        images.fetch(f"{url}/to?/to?/to?/to?/to?/a.png", 1000, soon())
 
 
 def test_a_body_past_the_limit_is_not_read_to_its_end(site):
     with pytest.raises(ApiError, match="more than 1000 bytes"):
-        images.fetch(f"{site[0]}/big", 1000)
+        images.fetch(f"{site[0]}/big", 1000, soon())
+
+
+@pytest.mark.parametrize("page", ["slow-head", "slow-body"])
+def test_a_host_that_sends_byte_by_byte_is_cut_off_at_the_deadline(site, page):
+    begun = time.monotonic()
+    with pytest.raises(ApiError, match="cannot be fetched"):
+        images.fetch(f"{site[0]}/{page}", 100_000, soon(1))
+    assert time.monotonic() - begun < 5
 
 
 def test_a_name_with_a_public_and_a_private_address_is_refused(monkeypatch):
