@@ -21,6 +21,7 @@ from tkernel.types.requests import StageRequest, TemplateRequest
 from tkernel_plugins.data.collator import SupervisedCollator
 from tkernel_plugins.data.options import PrepareOptions, RowOptions
 from tkernel_plugins.data.prepare import Prepared, prepare
+from tkernel_plugins.data.truncation import truncate
 
 
 def turns_of(conversation: Conversation) -> list[Turn]:
@@ -84,9 +85,8 @@ def test_samples_keep_the_order_of_datasets_and_rows_whatever_the_batch(renderer
 def test_ids_and_labels_are_those_of_the_renderer(renderer: Any) -> None:
     loaded = named("a", ALPACA)
     train = prepared(renderer, loaded, mask_history=True, cutoff_len=9).train
-    direct = renderer.encode(
-        [Conversation.from_row(row) for row in loaded.rows], mask_history=True, cutoff_len=9
-    )
+    whole = renderer.encode([Conversation.from_row(row) for row in loaded.rows], mask_history=True)
+    direct = [cut for one in whole for cut in truncate(one, 9, last_first=True, ends=False)]
     assert train is not None
     assert train["input_ids"][:] == [encoded.input_ids for encoded in direct]
     assert train["labels"][:] == [encoded.labels for encoded in direct]
