@@ -89,9 +89,9 @@ class _Running:
 class Active:
     """The plugins of a plan, ready to be called; see `activate`."""
 
-    def __init__(self, plan: Plan, index: Index, loader: Loader, trace: Trace) -> None:
+    def __init__(self, plan: Plan, index: Index, loader: Loader) -> None:
         self.plan = plan
-        self.trace = trace
+        self.trace = Trace()
         self._loader = loader
         self._entries = {choice: entry_of(choice, index) for choice in (*plan.choices, *plan.extensions)}
         self._bases = {
@@ -266,14 +266,14 @@ class Active:
         return hookimpl(wrapper=True, specname=hook)(around)
 
 
-def activate(plan: Plan, index: Index, loader: Loader | None = None, trace: Trace | None = None) -> Active:
+def activate(plan: Plan, index: Index, loader: Loader | None = None) -> Active:
     """Import and check every plugin of `plan`; nothing heavy is imported yet (see `Active.begin`).
 
     Raises:
         PluginError: the first one that is wrong: API range and requirements of all plugins come
             before the import of any.
     """
-    return Active(plan, index, loader or Loader(), trace or Trace())
+    return Active(plan, index, loader or Loader())
 
 
 def entry_of(choice: Choice, index: Index) -> Entry:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 from tkernel.errors import TkError
+from tkernel.library import library
 from tkernel.types.rendering import Segment
-from tkernel.words import Words, words_of
 
 # The template's own texts are few; this bounds those of templates that print the time.
 _CACHE_LIMIT = 4096
@@ -117,9 +117,10 @@ class SegmentEncoder:
             yield array("i", next(encodings).ids if ids is None else ids)
 
     @cached_property
-    def _words(self) -> Words | None:
-        """The faster way, where the tokenizer allows it."""
-        return words_of(self._backend)
+    def _words(self) -> Callable[[str], bytes | None] | None:
+        """The faster way, where the tokenizer allows it: a text -> its ids as C integers, None for some texts."""
+        words: Callable[[str], bytes | None] | None = library("words_of")(self._backend)
+        return words
 
     def _spells_special(self, segment: Segment) -> bool:
         """Whether a special token's text lies in, or reaches into, text of the data."""

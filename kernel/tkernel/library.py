@@ -8,6 +8,7 @@
 | `explain` | keys that nobody in the run owns: what was meant, and who owns them |
 | `warm_start`, `earlier_result` | the weights of an earlier run; what it left in the output folder |
 | `open_chain`, `train_chain` | `stages:` |
+| `words_of` | a tokenizer's faster way from text to ids, where there is one |
 | `agree` | whether all processes of a distributed run are about to do the same |
 """
 

@@ -27,7 +27,6 @@ from tkernel.other_models import ADAPTERS, Coming, OtherModel, OtherModels
 from tkernel.pins import Pins, Wanted, use_names
 from tkernel.session import Session
 from tkernel.shape import implementations
-from tkernel.trace import Trace
 from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts
 from tkernel.types.plan import Plan
@@ -84,16 +83,13 @@ def open_runs(
     plugins: Sequence[Any] = (),
     objects: InMemory | None = None,
     needs: Sequence[str] = ("model_name_or_path",),
-    calls: Collection[str] = tuple(KINDS),
 ) -> list[Session]:
     """As `open_session`, of a file that may have `stages:`: the runs of the chain in their order, or one."""
     settings = settle(config, listed("overrides", overrides, "words, `key=value`"))
     if settings.get("stages"):
-        chain: list[Session] = library("open_chain")(settings, plugins, objects or InMemory(), needs, calls)
+        chain: list[Session] = library("open_chain")(settings, plugins, objects or InMemory(), needs)
         return chain
-    return [
-        open_session(config, overrides=overrides, plugins=plugins, objects=objects, needs=needs, calls=calls)
-    ]
+    return [open_session(config, overrides=overrides, plugins=plugins, objects=objects, needs=needs)]
 
 
 @dataclass
@@ -159,7 +155,7 @@ def draft(
     for role, other in others.found.items():
         adapters = [name for name in other.adapters if name not in coming]
         problems += missing_adapters(adapters, settings, others.keys[role] + ADAPTERS)
-    active = activate(plan, index, loader, Trace())
+    active = activate(plan, index, loader)
     problems += wrong_rows(plan, active, (*train, *evaluation))
     arguments = find_arguments(plan, active)
     asked = tuple(pin.name for pin in pins.plugins if pin.origin != IN_MEMORY)

@@ -41,9 +41,9 @@ class Call:
 class Trace:
     """Collects calls; `write_to` names the file, to which every call is appended as it ends."""
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.file = file
+        self.file: Path | None = None
 
     def write_to(self, file: Path) -> None:
         """Append to `file` from now on, beginning with what was collected before it was known."""

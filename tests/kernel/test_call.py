@@ -14,7 +14,6 @@ from tkernel.activate import Active, Loader, activate
 from tkernel.choose import choose
 from tkernel.errors import ExtensionMisbehaved, InvalidPlugin, PluginError, ProviderMisbehaved, SlotError
 from tkernel.pins import Pins, Wanted
-from tkernel.trace import Trace
 from tkernel.types.dataset import DatasetEntry
 from tkernel.types.facts import ModelFacts
 from tkernel.types.requests import AdapterRequest, ModelRequest, StageRequest
@@ -82,7 +81,7 @@ CALL1, CALL2 = Writer("call1", "callbacks"), Writer("call2", "callbacks")
 NAMES = ("outer", "inner", "swallow", "forget", "twice", "raise", "one", "two", "call1", "call2")
 
 
-def active_of(site: Site, *extensions: str, adapter: str | None = None, trace: Trace | None = None) -> Active:
+def active_of(site: Site, *extensions: str, adapter: str | None = None) -> Active:
     site.built_ins()
     site.distribution("tk-e", {"extension": {name: name.upper() for name in NAMES}}, EXTENSIONS)
     loader, index = Loader(), site.index
@@ -90,7 +89,7 @@ def active_of(site: Site, *extensions: str, adapter: str | None = None, trace: T
     wanted = {"finetuning_type": Wanted(adapter, "train.yaml:3")} if adapter else {}
     plan, errors = choose(written(**wanted), (), FACTS, index, pins, loader)
     assert errors == []
-    return activate(plan, index, loader, trace)
+    return activate(plan, index, loader)
 
 
 def call(active: Active, kind: str, request: Any, bundle: Any = None) -> Any:
@@ -107,7 +106,8 @@ BUNDLE = SimpleNamespace(module=1, tokenizer=2, facts=3, replace=4)
 
 
 def test_the_provider_answers_and_the_call_is_traced(site: Site, tmp_path: Path) -> None:
-    active = active_of(site, "outer", trace=Trace(tmp_path / "trace.jsonl"))
+    active = active_of(site, "outer")
+    active.trace.write_to(tmp_path / "trace.jsonl")
     assert call(active, "model", ModelRequest(FACTS)).facts is FACTS
     assert call(active, "adapter", AdapterRequest(), BUNDLE) is BUNDLE
     call(active, "stage", stage_request())

@@ -31,7 +31,8 @@ def test_calls_before_and_after_the_file_is_known_are_all_written(tmp_path: Path
 
 
 def test_a_failing_call_is_recorded_and_its_error_goes_on(tmp_path: Path) -> None:
-    trace = Trace(tmp_path / "trace.jsonl")
+    trace = Trace()
+    trace.write_to(tmp_path / "trace.jsonl")
     with pytest.raises(ValueError, match="boom"), trace.measure(CHOICE):
         raise ValueError("boom")
     row = json.loads((tmp_path / "trace.jsonl").read_text())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
 from typing import Any
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -19,8 +18,8 @@ class LocatedObject(dict[str, Any]):
     `duplicates` (key, line, line of the first).
     """
 
-    def __init__(self, items: Iterable[tuple[str, Any]] = ()) -> None:
-        super().__init__(items)
+    def __init__(self) -> None:
+        super().__init__()
         self.lines: dict[str, int] = {}
         self.texts: dict[str, str] = {}
         self.duplicates: list[tuple[str, int, int]] = []

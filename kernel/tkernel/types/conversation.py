@@ -70,12 +70,12 @@ class Conversation:
         return dataclasses.replace(self, **changes)
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any], messages: str = "messages") -> Conversation:
-        """The conversation in column `messages` of a canonical row (`tools` is JSON text there)."""
+    def from_row(cls, row: Mapping[str, Any]) -> Conversation:
+        """The conversation of a canonical row (`tools` is JSON text there)."""
         given = row.get("tools")
         tools = tuple(json.loads(given) if isinstance(given, str) and given else given or ())
         return cls(
-            messages=tuple(message_from_dict(m) for m in row[messages]),
+            messages=tuple(message_from_dict(m) for m in row["messages"]),
             tools=tools,
             empty_tools=bool(given) and not tools,
             images=tuple(row.get("images") or ()),

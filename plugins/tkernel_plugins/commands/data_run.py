@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tkernel.cli.screen import show_notes
 from tkernel.errors import UsageError
 from tkernel.pipeline import Session, open_session, stage_request
 from tkernel.types.requests import StageRequest
+from tkernel_plugins.commands.screen import show_notes
 
 if TYPE_CHECKING:
     from tkernel_plugins.data.prepare import Prepared

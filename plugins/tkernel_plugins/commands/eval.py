@@ -30,8 +30,8 @@ def evaluate(
     Example:  tk eval examples/support.yaml task=mmlu_test task_dir=evaluation n_shot=5
     """
     from tkernel.cli.arguments import split_file
-    from tkernel.cli.screen import show_notes
     from tkernel.pipeline import open_session
+    from tkernel_plugins.commands.screen import show_notes
     from tkernel_plugins.evaluating.questions import folder_of, read_subjects
 
     path, overrides = split_file(file, ctx.args)

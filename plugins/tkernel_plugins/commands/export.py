@@ -32,7 +32,7 @@ def export(
     Example:  tk export examples/support.yaml adapter_name_or_path=out/support export_dir=out/merged --verify
     """
     from tkernel.cli.arguments import split_file
-    from tkernel.cli.screen import show_notes
+    from tkernel_plugins.commands.screen import show_notes
 
     path, overrides = split_file(file, ctx.args)
     session = _session(path, overrides, plugin or ())

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from tkernel.cli.arguments import Plugins, split_file
-from tkernel.cli.screen import origin, show_notes, table
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import UsageError
 from tkernel.pipeline import Session, open_runs
 from tkernel.types.plan import Choice
+from tkernel_plugins.commands.screen import origin, show_notes, table
 from tkernel_plugins.keys.renames import RENAMES
 
 

@@ -13,12 +13,12 @@ import typer
 
 from tkernel.activate import Loader
 from tkernel.cli.arguments import Plugins
-from tkernel.cli.screen import origin, table
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import NoProvider, TkError, UsageError
 from tkernel.hookspecs import KINDS
 from tkernel.index import ALL_KINDS, Entry, Index, read_index
 from tkernel_plugins.commands.plugin_states import PluginState, plugin_states
+from tkernel_plugins.commands.screen import origin, table
 
 app = typer.Typer(
     rich_markup_mode=None,

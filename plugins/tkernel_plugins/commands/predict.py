@@ -25,9 +25,9 @@ def predict(
     Example:  tk predict examples/support.yaml adapter_name_or_path=out/support output_dir=out/replies
     """
     from tkernel.cli.arguments import split_file
-    from tkernel.cli.screen import show_notes
     from tkernel.config.settle import settle
     from tkernel.pipeline import FOR_TRAINING, open_session, train_all
+    from tkernel_plugins.commands.screen import show_notes
 
     path, overrides = split_file(file, ctx.args)
     words = [*overrides, *ASKS]

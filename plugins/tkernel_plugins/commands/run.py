@@ -20,8 +20,8 @@ def run(
 
     Example:  tk run examples/support.yaml --learning_rate 1e-5 --plugin resources
     """
-    from tkernel.cli.screen import show_notes
     from tkernel.pipeline import FOR_TRAINING, is_first_process, open_runs, train_all
+    from tkernel_plugins.commands.screen import show_notes
     from tkernel_plugins.garbage import seldom_searched
 
     path, overrides = split_file(file, ctx.args)

@@ -10,7 +10,7 @@ reward model and PPO's policy both from the result of sft. A key that an entry s
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tkernel.config.read import Setting, settings_of
 from tkernel.config.settle import Settings
 from tkernel.errors import ConfigError, Problem, TkError, UnusedPlugin, UsageError, WrongRequest
 from tkernel.facts import read_facts
+from tkernel.hookspecs import KINDS
 from tkernel.memory import InMemory, listed
 from tkernel.other_models import Coming, OtherModel
 from tkernel.pipeline import say, say_finished, train
@@ -39,7 +40,6 @@ def open_chain(
     plugins: Sequence[Any],
     objects: InMemory,
     needs: Sequence[str],
-    calls: Collection[str],
 ) -> list[Session]:
     """Plan the stages of a chain, in their order; see `tkernel.planning.open_session`.
 
@@ -57,7 +57,7 @@ def open_chain(
     for number, one in enumerate(drafts):
         drop_unused(one, entries[number], drafts)
         try:
-            session = bind_draft(one, calls, owned_elsewhere(number, drafts, entries))
+            session = bind_draft(one, KINDS, owned_elsewhere(number, drafts, entries))
             sessions.append(replace(session, name=entries[number]["name"]))
         except ConfigError as error:
             problems += [located(problem, entries[number]["name"]) for problem in error.problems]

@@ -16,7 +16,7 @@ from tokenizers.models import BPE
 from tkernel.encoding import SegmentEncoder
 from tkernel.testing.tiny import make_tokenizer
 from tkernel.types.rendering import Segment
-from tkernel.words import Words, words_of
+from tkernel_plugins.data.words import Words, words_of
 
 REAL = ("smollm2", "qwen3", "llama3_1", "deepseek_v3")
 EDGES = [
