@@ -47,8 +47,10 @@ def parity(
     session = open_session(path, overrides=overrides, plugins=plugin or (), calls=("model", "template"))
     for ids in _prompt_ids(session, prompts):
         typer.echo(f"prompt {' '.join(map(str, ids))}")
-    settings = _without_engine(session)
-    found = [_ask(name, settings, plugin or (), prompts, tokens) for name in read_index().names("engine")]
+    found = [
+        _ask(name, _settings_for(name, session), plugin or (), prompts, tokens)
+        for name in read_index().names("engine")
+    ]
     for said in found:
         typer.echo(f"{said.engine}: {said.problem}" if said.problem else said.engine)
         for text in said.texts:
@@ -71,12 +73,14 @@ def _prompt_ids(session: Session, prompts: Sequence[str]) -> list[list[int]]:
     return [renderer.prompt_ids(conversation) for conversation in _conversations(prompts)]
 
 
-def _without_engine(session: Session) -> dict[str, Any]:
-    """The settings without the keys of the engine, which are not those of another; float32 unless it is set."""
-    options = session.options_of(session.choice("engine"))
-    own = {"infer_backend", *(field.name for field in (fields(options) if options is not None else ()))}
+def _settings_for(engine: str, session: Session) -> dict[str, Any]:
+    """The settings, in float32 unless that is set; keys of the engine that they name are no other one's."""
+    choice = session.choice("engine")
+    options = session.options_of(choice)
+    own = {field.name for field in (fields(options) if options is not None and choice.name != engine else ())}
     settings = {key: value for key, value in session.settings.items() if key not in own}
-    return ({"infer_dtype": "float32"} if "infer_dtype" in session.bound.keys else {}) | settings
+    precision = {"infer_dtype": "float32"} if "infer_dtype" in session.bound.keys else {}
+    return precision | settings | {"infer_backend": engine}
 
 
 def _conversations(prompts: Sequence[str]) -> list[Conversation]:
@@ -91,7 +95,7 @@ def _ask(
     from tkernel_plugins.training.quiet import quiet
 
     calls = ("model", "adapter", "template", "engine")
-    session = open_session({**settings, "infer_backend": engine}, plugins=plugins, calls=calls)
+    session = open_session(settings, plugins=plugins, calls=calls)
     try:
         with quiet():
             running = open_engine(session)

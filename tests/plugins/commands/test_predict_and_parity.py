@@ -13,14 +13,20 @@ import pytest
 from tkernel.testing import tiny
 
 ECHO = """
+from dataclasses import dataclass
 from types import SimpleNamespace
 from tkernel import hookimpl
 
+@dataclass(frozen=True)
+class Options:
+    echo_end: str = ""
+
 class Echo:
-    name = "echo"
+    name, Options = "echo", Options
     @hookimpl
     def generate(self, request):
-        said = lambda conversations, sampling=None: [SimpleNamespace(text=c.messages[-1].content) for c in conversations]
+        end = request.options.echo_end
+        said = lambda given, sampling=None: [SimpleNamespace(text=c.messages[-1].content + end) for c in given]
         return SimpleNamespace(stream=None, reply=said, close=lambda: None)
 
 ENGINE = Echo()
@@ -97,3 +103,7 @@ def test_an_engine_that_says_something_else_is_named(folder, tmp_path):
     assert done.returncode == 1
     assert "  'say 1'" in done.stdout
     assert "different from echo: huggingface" in done.stderr
+    words = ("infer_backend=echo", "echo_end=!", "--prompt", "say 1", "--tokens", "3")
+    named = tk("parity", str(folder / "run.yaml"), *words, path=tmp_path)
+    assert "  'say 1!'" in named.stdout, "keys of the engine that is named are its own"
+    assert "different from echo: huggingface" in named.stderr
