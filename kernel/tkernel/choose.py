@@ -47,7 +47,6 @@ DEFAULTS = {
     "engine": "huggingface",
 }
 
-
 MEDIA_COLUMNS = frozenset({"images", "videos", "audios"})
 """Columns that need a media plugin."""
 
@@ -74,15 +73,15 @@ def choose(
     blocked = blocked_by(pins, index)
     resolved, errors = resolve(pins, index, blocked)
     chooser = _Chooser(settings, index, blocked, resolved, facts, static, errors)
-    has_media = any(MEDIA_COLUMNS.intersection(entry.columns or ()) for entry in entries)
+    with_media = next((entry for entry in entries if MEDIA_COLUMNS.intersection(entry.columns or ())), None)
     if facts is not None:
         chooser.model(facts)
     chooser.named("adapter")
     chooser.template()
     for entry in entries:
         chooser.dataset(entry)
-    if facts is not None and (facts.is_multimodal or has_media):
-        chooser.media(facts, has_media)
+    if facts is not None and (facts.is_multimodal or with_media):
+        chooser.media(facts, with_media)
     chooser.named("stage")
     for role, other in others(chooser._fact(chooser.taken.get("stage"), "models") or {}).items():
         chooser.model(other, role)
@@ -156,16 +155,17 @@ class _Chooser:
         hint += f" with `formatting` in dataset_info.json; registered names and columns: {self._names('dataset')}."
         self.errors.append(error(message, origin=dataset.origin, hint=hint))
 
-    def media(self, facts: ModelFacts, needed: bool) -> None:
+    def media(self, facts: ModelFacts, given: DatasetEntry | None) -> None:
         model, candidates = self.taken.get("model"), list[Candidate]()
         if named := self._fact(model, "media"):
             candidates.append((named, "matched", f"{model} names it"))
         candidates.append((facts.model_type, "matched", f"model_type is {facts.model_type}"))
-        if not self._found("media", candidates) and (named or needed):
-            lacks = f": {model} names {named!r}, which is not installed." if named else "."
+        if not self._found("media", candidates) and (named or given):
+            absent = f": {model} names {named!r}, which is not installed."
+            lacks = absent if named or not given else f", and dataset {given.name!r} has media."
             hint = f"Installed: {self._names('media')}. Prefer one with `plugins: [media:NAME]`."
             message = f"no media plugin serves models of type {facts.model_type}{lacks}"
-            self.errors.append(NoProvider(message, hint=hint))
+            self.errors.append(NoProvider(message, hint=hint, origin=given.origin if given else None))
 
     def extensions(self) -> None:
         for pin in self.pins:

@@ -176,10 +176,12 @@ def test_a_multimodal_model_gets_the_media_plugin_its_model_plugin_names(site: S
 def test_without_a_media_plugin_only_a_run_with_media_fails(site: Site) -> None:
     site.built_ins()
     assert plan_of(site, facts=SEEING).chosen("media") is None
-    pictures = DatasetEntry("d", "d", formatting="alpaca", columns={"images": "images"})
+    images, origin = {"images": "images"}, "dataset_info.json:3"
+    pictures = DatasetEntry("d", "d", formatting="alpaca", columns=images, origin=origin)
     (error,) = errors_of(site, facts=SEEING, datasets=(pictures,))
     assert str(error) == (
-        "no media plugin serves models of type seer.\n  Installed: none. Prefer one with `plugins: [media:NAME]`."
+        "dataset_info.json:3: no media plugin serves models of type seer, and dataset 'd' has media.\n"
+        "  Installed: none. Prefer one with `plugins: [media:NAME]`."
     )
 
 
