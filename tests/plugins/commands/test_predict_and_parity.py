@@ -103,7 +103,7 @@ def test_an_engine_that_says_something_else_is_named(folder, tmp_path):
     assert done.returncode == 1
     assert "  'say 1'" in done.stdout
     assert "different from echo: huggingface" in done.stderr
-    words = ("infer_backend=echo", "echo_end=!", "--prompt", "say 1", "--tokens", "3")
-    named = tk("parity", str(folder / "run.yaml"), *words, path=tmp_path)
+    model = (f"model_name_or_path={folder / 'model'}", "template=chatml", "infer_backend=echo", "echo_end=!")
+    named = tk("parity", *model, "--prompt", "say 1", "--tokens", "3", path=tmp_path)
     assert "  'say 1!'" in named.stdout, "keys of the engine that is named are its own"
     assert "different from echo: huggingface" in named.stderr
