@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 USUAL = gc.get_threshold()
-AT_ONCE = 200_000
-"""New objects after which a search begins; usually 700."""
+AT_ONCE = 2_000_000
+"""New objects after which a search begins, usually 700; a run has a million when it begins to train."""
 
 
 @contextmanager

@@ -126,6 +126,7 @@ def child(what: str, folder: Path, steps: int, dtype: str, device: str) -> dict[
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     environment = {**os.environ, **threads, **hidden, "TK_CACHE_DIR": str(folder / "cache")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: no file is compiled a second time
     command = [sys.executable, __file__, "--child", what, "--folder", str(folder)]
     command += ["--steps", str(steps), "--dtype", dtype]
     if what == "tk":

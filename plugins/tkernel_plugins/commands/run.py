@@ -22,10 +22,11 @@ def run(
     """
     from tkernel.pipeline import FOR_TRAINING, is_first_process, open_runs, train_all
     from tkernel_plugins.commands.screen import show_notes
+    from tkernel_plugins.deferred import deferred
     from tkernel_plugins.garbage import seldom_searched
 
     path, overrides = split_file(file, ctx.args)
-    with seldom_searched():
+    with seldom_searched(), deferred():
         runs = open_runs(path, overrides=overrides, plugins=plugin or (), needs=FOR_TRAINING)
         if is_first_process():
             show_notes(*runs)
