@@ -2,11 +2,13 @@
 
 Logits are made for `CHUNK` positions at a time and only where a token is predicted. For a vocabulary of
 49,152, logits of one batch of 2 x 512 tokens take 200 MB in float32, and as much again for their gradient;
-a chunk takes 50.
+a chunk takes 25, its gradient is written over it, and the next chunk over that: to get fresh memory for
+each costs more than the smaller products do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ import torch
 from tkernel_plugins.training.fused.precision import computed_in
 from tkernel_plugins.training.losses import PLAIN, Objective
 
-CHUNK = 256
+CHUNK = 128
 """Positions whose logits are held at once."""
 
 
@@ -80,22 +82,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), dtype=_summed_in(dtype), device=hidden.device)
-        for start in range(0, len(targets), CHUNK):
-            part = slice(start, start + CHUNK)
-            logits = inputs[part] @ matrix.T
+        for part, logits, wide in _chunks(inputs, matrix):
             if objective.is_plain:
-                logps, probabilities = _softmax(logits, targets[part])
-                value = -(logps * scale[part]).sum()
-                gradient = _of_logits(probabilities, targets[part], scale[part]).to(dtype)
+                logps = _softmax(logits, wide, targets[part])
+                loss -= (logps * scale[part]).sum()
+                of_logits = logits.copy_(_of_logits(wide, targets[part], scale[part]))
             else:
                 anchors = None if anchor is None else anchor[0][part].to(dtype) @ anchor[1].to(dtype).T
-                value, gradient = _differentiated(objective, logits, targets[part], scale[part], anchors)
-                gradient = gradient.to(dtype)
-            loss += value
+                value, of_logits = _differentiated(objective, logits, targets[part], scale[part], anchors)
+                loss += value
             if of_hidden is not None:
-                of_hidden[part] = gradient @ matrix
+                of_hidden[part] = of_logits @ matrix
             if of_weight is not None:
-                of_weight += gradient.T @ inputs[part]
+                of_weight += of_logits.T @ inputs[part]
         ctx.save_for_backward(of_hidden, of_weight)
         ctx.dtype = weight.dtype
         return loss
@@ -115,8 +114,7 @@ class _LinearLogps(torch.autograd.Function):
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         ctx.dtype = dtype = computed_in(hidden)
         inputs, matrix = hidden.to(dtype), weight.to(dtype)
-        parts = [slice(start, start + CHUNK) for start in range(0, len(targets), CHUNK)]
-        found = [_softmax(inputs[part] @ matrix.T, targets[part])[0] for part in parts]
+        found = [_softmax(logits, wide, targets[part]) for part, logits, wide in _chunks(inputs, matrix)]
         ctx.save_for_backward(hidden, weight, targets)
         return torch.cat(found) if found else hidden.new_zeros(0, dtype=_summed_in(dtype))
 
@@ -126,10 +124,9 @@ class _LinearLogps(torch.autograd.Function):
         inputs, matrix = hidden.to(ctx.dtype), weight.to(ctx.dtype)
         of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(targets), CHUNK):
-            part = slice(start, start + CHUNK)
-            _, probabilities = _softmax(inputs[part] @ matrix.T, targets[part])
-            of_logits = _of_logits(probabilities, targets[part], -gradient[part]).to(ctx.dtype)
+        for part, logits, wide in _chunks(inputs, matrix):
+            _softmax(logits, wide, targets[part])
+            of_logits = logits.copy_(_of_logits(wide, targets[part], -gradient[part]))
             if of_hidden is not None:
                 of_hidden[part] = of_logits @ matrix
             if of_weight is not None:
@@ -144,22 +141,33 @@ def _differentiated(
     scale: torch.Tensor,
     anchors: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scaled sum of an objective, and its gradient with respect to the logits."""
-    logits = logits.to(_summed_in(logits.dtype)).detach().requires_grad_()
+    """The scaled sum of an objective, and its gradient with respect to the logits, in their precision."""
+    wide = logits.to(_summed_in(logits.dtype)).detach().requires_grad_()
     with torch.enable_grad():
-        losses = objective.losses(logits, targets, None if anchors is None else anchors.to(logits.dtype))
+        losses = objective.losses(wide, targets, None if anchors is None else anchors.to(wide.dtype))
         value = (losses * scale).sum()
-    return value.detach(), torch.autograd.grad(value, logits)[0]
+    return value.detach(), torch.autograd.grad(value, wide)[0].to(logits.dtype)
 
 
-def _softmax(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of the targets, and probabilities of everything; in float32 or better."""
-    logits = logits.to(_summed_in(logits.dtype))
-    logits -= logits.amax(-1, keepdim=True)
-    chosen = logits.gather(1, targets[:, None])[:, 0]
-    probabilities = logits.exp_()
-    total = probabilities.sum(-1, keepdim=True)
-    return chosen - total[:, 0].log(), probabilities.div_(total)
+def _chunks(inputs: torch.Tensor, matrix: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Positions, their logits, and memory for these in float32 or better; the next ones are written over both."""
+    most, dtype = (min(CHUNK, len(inputs)), len(matrix)), inputs.dtype
+    logits = torch.empty(most, dtype=dtype, device=inputs.device)
+    wide = logits if dtype == _summed_in(dtype) else torch.empty_like(logits, dtype=_summed_in(dtype))
+    for start in range(0, len(inputs), CHUNK):
+        part = slice(start, start + CHUNK)
+        held = slice(len(inputs[part]))
+        yield part, torch.mm(inputs[part], matrix.T, out=logits[held]), wide[held]
+
+
+def _softmax(logits: torch.Tensor, wide: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the targets, in float32 or better; `wide` gets the probabilities of everything."""
+    wide.copy_(logits)
+    wide -= wide.amax(-1, keepdim=True)
+    chosen = wide.gather(1, targets[:, None])[:, 0]
+    total = wide.exp_().sum(-1, keepdim=True)
+    wide.div_(total)
+    return chosen - total[:, 0].log()
 
 
 def _of_logits(probabilities: torch.Tensor, targets: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
