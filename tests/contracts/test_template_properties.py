@@ -42,7 +42,7 @@ def conversation(system: str | None, said: list[tuple[str, str]]) -> Conversatio
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(system=st.none() | contents, said=turns, cutoff=st.integers(1, 200))
 def test_text_ids_labels_and_prompts_agree(name, system, said, cutoff):
     made, renderer = suite(name)
@@ -65,7 +65,7 @@ def test_text_ids_labels_and_prompts_agree(name, system, said, cutoff):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(system=st.none() | contents, said=turns)
 def test_nothing_that_is_typed_becomes_a_special_token(name, system, said):
     made, renderer = suite(name)

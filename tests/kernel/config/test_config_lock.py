@@ -60,7 +60,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text(), values, max_size=5))
 def test_any_settings_survive_writing_and_reading(given: dict[str, Any]) -> None:
     import tempfile

@@ -39,7 +39,7 @@ def typos(draw: st.DrawFn) -> tuple[str, str]:
     return key, typo
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(typos())
 def test_any_typo_of_a_known_key_suggests_that_key(case: tuple[str, str]) -> None:
     key, typo = case
@@ -53,7 +53,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(st.text(), json_values), st.sampled_from([None, 1, "\t"]))
 def test_json_with_lines_reads_what_json_reads(value: dict[str, object], indent: int | str | None) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=False)
@@ -63,7 +63,6 @@ def test_json_with_lines_reads_what_json_reads(value: dict[str, object], indent:
     assert all(json.dumps(key, ensure_ascii=False) in lines[found.lines[key] - 1] for key in value)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_json_with_lines_refuses_what_json_refuses(text: str) -> None:
     try:

@@ -223,7 +223,7 @@ TOOLS = st.lists(
 @pytest.mark.parametrize(
     "name", ["chatml", "gemma4", "glm4", "lfm2", "minimax2", "mistral", "phi4_mini", "qwen3"]
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(messages=st.lists(MESSAGES, max_size=4) | JSON, system=JSON, tools=TOOLS | JSON)
 def test_any_json_is_rendered_or_refused(
     renderings: Renderings, name: str, messages: Any, system: Any, tools: Any

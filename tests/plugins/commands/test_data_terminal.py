@@ -8,7 +8,7 @@ import pty
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from seeing_kit import make_folder, prepared
 
@@ -84,7 +84,6 @@ def test_ids_outside_the_vocabulary_have_a_name() -> None:
     assert Pieces(tiny.make_tokenizer())(10**6) == "<no token 1000000>"
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), max_size=6), min_size=1, max_size=6), st.data())
 def test_what_is_left_and_what_was_cut_make_the_whole(parts: list[list[int]], data: st.DataObject) -> None:
     whole = [token for part in parts for token in part]

@@ -27,7 +27,7 @@ from tkernel_plugins.data.peek import LIGHT, columns_of
 from tkernel_plugins.data.raw import RawRow
 from tkernel_plugins.data.sources import content_key, raw_rows
 
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 DROP = RowOptions(on_bad_row="drop")
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tkernel_plugins.data.collator_packed import PackedCollator, Separation, block_diagonal, number_samples
@@ -70,7 +70,6 @@ def test_a_joined_batch_is_one_row_without_padding(rows):
     assert batch["labels"][0, batch["position_ids"][0] == 0].eq(-100).all()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 4))
 def test_the_mask_lets_a_token_see_its_own_sample_up_to_itself(lengths, padding):
     numbers = torch.cat([number_samples(lengths), torch.zeros(padding, dtype=torch.long)])

@@ -20,7 +20,7 @@ from tkernel.types.dataset import LoadedDataset
 from tkernel_plugins.data.canonical import conversations
 from tkernel_plugins.data.options import RowOptions
 
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 TEXT = st.one_of(
     st.text(max_size=12),
     st.sampled_from(

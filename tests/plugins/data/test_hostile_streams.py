@@ -18,7 +18,7 @@ from tkernel.types.dataset import DatasetReport
 from tkernel_plugins.data.canonical import MEDIA
 from tkernel_plugins.data.options import RowOptions
 
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 KINDS = ("supervised", "preference", "feedback", "prompt", "text")
 
 DEEP: Any = []

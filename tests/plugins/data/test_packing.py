@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tkernel.errors import ConfigError, DataError, TkError
@@ -32,7 +32,6 @@ def table(samples, **columns):
     return pa.table({"input_ids": ids, "labels": ids, **columns, "origin": origin})
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 64), max_size=60), st.integers(64, 100))
 def test_every_sample_is_in_one_pack_and_no_pack_is_too_long(lengths, room):
     packs = knapsacks(lengths, room)
@@ -40,7 +39,6 @@ def test_every_sample_is_in_one_pack_and_no_pack_is_too_long(lengths, room):
     assert all(0 < sum(lengths[position] for position in pack) <= room for pack in packs)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 64), max_size=60), st.integers(64, 100))
 def test_packs_are_those_of_first_fit_decreasing_and_equal_samples_come_last_first(lengths, room):
     packs = knapsacks(lengths, room)
@@ -56,7 +54,6 @@ def test_a_sample_that_fits_nowhere_is_an_error():
         knapsacks([3, 9], 8)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=20), max_size=30), st.integers(20, 40))
 def test_packed_rows_hold_the_samples_with_their_lengths_and_origins(samples, room):
     rows = pack(table(samples), Packing(room, padded=room + 1)).to_pylist()
@@ -102,7 +99,6 @@ def test_a_sample_longer_than_a_row_is_named():
         pack(table([[1], [2, 2, 2]]), Packing(2))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 99), max_size=12), max_size=20), st.integers(1, 16))
 def test_blocks_are_the_stream_of_texts_cut_evenly(texts, room):
     packed = pack(table(texts), Packing(room, blocks=True))

@@ -322,7 +322,7 @@ def test_rewards_are_the_values_of_the_last_tokens():
     assert scores[0] != scores[1]
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.text(max_size=30))
 def test_pieces_of_any_text_join_to_it_and_are_whole_characters(text):
     decoder = IncrementalText(TOKENIZER)
@@ -333,7 +333,7 @@ def test_pieces_of_any_text_join_to_it_and_are_whole_characters(text):
         assert "\ufffd" not in "".join(pieces)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=30))
 def test_pieces_of_any_ids_join_to_what_the_tokenizer_decodes(ids):
     decoder = IncrementalText(TOKENIZER)

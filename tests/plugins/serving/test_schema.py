@@ -29,7 +29,7 @@ schema = _schema()
 
 @pytest.mark.slow
 @schema.parametrize()
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_no_request_gives_a_500(case, server):
     # Half of the requests name the model, so that what comes after is reached.
     if isinstance(case.body, dict) and len(str(case.body)) % 2:

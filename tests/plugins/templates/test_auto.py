@@ -105,7 +105,6 @@ def test_ids_are_those_of_trls_chat_templates(tokenizer: Tokenizers, name: str) 
 @pytest.mark.parametrize("thinking", [True, False, None])
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
 )
@@ -324,7 +323,6 @@ def typed_at(place: str, text: str) -> Conversation:
 @pytest.mark.parametrize("place", PLACES)
 @settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
 )

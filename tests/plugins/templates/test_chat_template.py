@@ -22,7 +22,6 @@ NAMED = sorted({entry.name for entry in entry_points(group="tkernel.template")} 
 Renderers = Callable[..., SegmentRenderer]
 FEW = settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
 )

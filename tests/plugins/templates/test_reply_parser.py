@@ -17,7 +17,6 @@ from tkernel_plugins.templates.tool_formats import TOOL_FORMATS
 Renderers = Callable[..., SegmentRenderer]
 MANY = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
 )

@@ -60,7 +60,7 @@ def special_ids(used: SegmentRenderer, conversation: Conversation) -> list[int]:
 
 
 @pytest.mark.parametrize("name", NAMED)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(TYPED, min_size=3, max_size=3))
 def test_what_is_typed_adds_no_special_token(
     rendered: dict[str, SegmentRenderer], name: str, texts: list[str]

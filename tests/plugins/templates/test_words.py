@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers.models import BPE
@@ -54,7 +54,6 @@ def compared(words: Words, backend: Any, texts: list[str]) -> int:
     return sum(ids is not None for ids in own)
 
 
-@settings(deadline=None)
 @given(
     texts=st.lists(
         st.text("ab 12\n</s>\u00e9\u0301\u017f\U0001f600", max_size=12),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from tkernel_plugins.data.look.sample import Cut, Span
 
@@ -36,17 +38,17 @@ def missing(whole: Sequence[int], spans: Sequence[Span], kept: Sequence[int]) ->
     """The tokens that are not left, a `Cut` for each stretch of one part."""
     left = set(kept)
     lost = [position for position in range(len(whole)) if position not in left]
-    cuts: list[Cut] = []
-    before = 0
-    previous = -2
-    for position, (turn, part) in zip(lost, _owners(spans, lost), strict=True):
-        while before < len(kept) and kept[before] < position:
-            before += 1
-        if cuts and position == previous + 1 and (cuts[-1].turn, cuts[-1].part) == (turn, part):
-            cuts[-1] = Cut(before, turn, part, (*cuts[-1].ids, whole[position]))
-        else:
-            cuts.append(Cut(before, turn, part, (whole[position],)))
-        previous = position
+    owners = _owners(spans, lost)
+    # A stretch begins where the position jumps or the part is another.
+    begins = [
+        number
+        for number, (position, owner) in enumerate(zip(lost, owners, strict=True))
+        if number == 0 or position != lost[number - 1] + 1 or owner != owners[number - 1]
+    ]
+    cuts = []
+    for number, after in pairwise([*begins, len(lost)]):
+        stretch = lost[number:after]
+        cuts.append(Cut(bisect_left(kept, stretch[0]), *owners[number], tuple(whole[at] for at in stretch)))
     return tuple(cuts)
 
 
@@ -67,7 +69,7 @@ def _stretch(whole: Sequence[int], ids: Sequence[int]) -> list[int] | None:
     room = len(whole) - len(ids)
     # The start and the end are what truncation keeps; the others only then.
     for start in (0, room, *range(1, room)):
-        if whole[start : start + len(ids)] == ids:
+        if whole[start : start + 1] == ids[:1] and whole[start : start + len(ids)] == ids:
             return list(range(start, start + len(ids)))
     return None
 
