@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -27,6 +28,10 @@ RENAMED: Mapping[str, str] = {
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
 }
 """Names that newer transformers deprecates, where the installed one has the new name."""
+
+PRODUCTS = "64"
+"""Matrix products in bfloat16 that oneDNN keeps compiled, on a CPU. A row of one length needs thirty, and hardly any
+row has the length of another: the 1,024 that it would keep are found as seldom, at a quarter of a MB each."""
 
 
 def has_accelerator() -> bool:
@@ -66,6 +71,8 @@ def build_arguments(
         del values["optim"]  # transformers knows names only; the trainer is given the function
     values["report_to"] = trackers(values["report_to"])
     values["use_cpu"] = bool(values.get("use_cpu")) or not has_accelerator()
+    if values["use_cpu"]:
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRODUCTS)  # read at the first product
     if world()[1] == 1:
         values.pop("ddp_backend", None)  # one process has nobody to talk to, and transformers refuses it
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()

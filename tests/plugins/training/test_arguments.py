@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from tkernel_plugins.stages.sft import Options
-from tkernel_plugins.training.arguments import build_arguments, has_accelerator
+from tkernel_plugins.training.arguments import PRODUCTS, build_arguments, has_accelerator
 from tkernel_plugins.training.checkpoints import find_resume
 from tkernel_plugins.training.errors import CheckpointError, TrainingArgumentsError
 from tkernel_plugins.training.options import TrainingOptions
@@ -137,3 +137,14 @@ def test_deepspeed_that_is_not_installed_is_a_problem_before_data_is_prepared(ma
 def test_no_step_at_all_is_not_asked_of_a_trainer_that_takes_at_least_one(make_request):
     with pytest.raises(TrainingArgumentsError, match="`max_steps: 0` takes no step"):
         build_arguments(make_request(max_steps=0))
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, PRODUCTS), ("7", "7")])
+def test_few_products_stay_compiled_on_a_cpu_unless_the_user_bounds_them(
+    make_request, monkeypatch, own, expected
+):
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", own or "")
+    if own is None:
+        monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    build_arguments(make_request(use_cpu=True))
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == expected
