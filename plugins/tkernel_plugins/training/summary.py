@@ -89,7 +89,8 @@ class Summary(TrainerCallback):
         optim = written if is_reference(written) else args.optim
         scheduler, optimizer = (getattr(name, "value", name) for name in (args.lr_scheduler_type, optim))
         # transformers gives data of unknown length as many epochs as a number can count.
-        epochs = f" ({state.num_train_epochs} epochs)" if state.num_train_epochs < sys.maxsize else ""
+        whole = state.num_train_epochs
+        epochs = f" ({whole} epoch{'' if whole == 1 else 's'})" if whole < sys.maxsize else ""
         resumed = f", going on after step {state.global_step}" if state.global_step else ""
         return [
             f"model      {bundle.facts.name} ({bundle.facts.model_type}, {total:,} parameters)",
