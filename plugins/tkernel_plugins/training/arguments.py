@@ -75,6 +75,11 @@ def build_arguments(
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRODUCTS)  # read at the first product
     if world()[1] == 1:
         values.pop("ddp_backend", None)  # one process has nobody to talk to, and transformers refuses it
+    bundle = request.bundle
+    if hasattr(bundle.module, "peft_config") and bundle.processor is None:
+        # Every text goes through all of an adapter, and looking for what a step left out costs a walk of its graph.
+        # A picture tower is passed by where a batch has no pictures.
+        values.setdefault("ddp_find_unused_parameters", False)
     options = request.options if isinstance(request.options, TrainingOptions) else TrainingOptions()
 
     no_gpu = None if has_accelerator() else "torch sees none"

@@ -29,6 +29,9 @@ WORDS = {
 }
 """Words with spaces between them -> the enum that lists them."""
 
+COMPILERS = ("accelerate.utils.dataclasses", "DynamoBackend")
+"""What `torch_compile_backend` may be, in capitals or not."""
+
 ACCELERATOR = "transformers.trainer_pt_utils:AcceleratorConfig"
 
 
@@ -46,6 +49,7 @@ def check_nested(arguments: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(arguments.get("parallelism_config"), str):
         message = "`parallelism_config` is an object, which only Python code can give"
         yield Problem(message, key="parallelism_config", hint="Take the line out.")
+    yield from _compiler(arguments)
     for key, (module, enum) in WORDS.items():
         known = enum_values(module, enum).values()
         value = arguments.get(key)
@@ -53,6 +57,29 @@ def check_nested(arguments: Mapping[str, Any]) -> Iterator[Problem]:
             if word not in known and word.lower() not in ("true", "false"):
                 hint = did_you_mean(word, known) or f"It takes: {', '.join(known)}."
                 yield Problem(f"`{key}` does not know {word!r}", key=key, hint=hint)
+
+
+def _compiler(arguments: Mapping[str, Any]) -> Iterator[Problem]:
+    """`torch.compile`'s words: the first training step would be the first to look at them."""
+    backend = arguments.get("torch_compile_backend")
+    words = {"torch_compile_backend": [value.lower() for value in enum_values(*COMPILERS).values()]}
+    if backend is None or str(backend).lower() == "inductor":
+        words["torch_compile_mode"] = _modes()
+    for key, known in words.items():
+        value = arguments.get(key)
+        if isinstance(value, str) and known and (value.lower() if "backend" in key else value) not in known:
+            hint = did_you_mean(value, known) or f"It takes: {', '.join(known)}."
+            yield Problem(f"`{key}` does not know {value!r}", key=key, hint=hint)
+
+
+@cache
+def _modes() -> list[str]:
+    """The modes of the installed inductor, from the table in its source; none where it is written otherwise."""
+    functions = [node for node in statements("torch._inductor") if isinstance(node, ast.FunctionDef)]
+    (source, *_) = [node for node in functions if node.name == "list_mode_options"] or [ast.Pass()]
+    tables = [node for node in ast.walk(source) if isinstance(node, ast.Dict)]
+    keys = tables[0].keys if tables else []
+    return [str(key.value) for key in keys if isinstance(key, ast.Constant)]
 
 
 def mapping_of(arguments: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:

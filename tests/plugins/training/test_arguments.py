@@ -148,3 +148,16 @@ def test_few_products_stay_compiled_on_a_cpu_unless_the_user_bounds_them(
         monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
     build_arguments(make_request(use_cpu=True))
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == expected
+
+
+def test_processes_look_for_unused_parameters_only_where_a_step_may_leave_some_out(make_request):
+    from peft import LoraConfig, get_peft_model
+
+    request = make_request()
+    whole = build_arguments(request)
+    adapted = get_peft_model(request.bundle.module, LoraConfig(target_modules=["q_proj"]))
+    request = dataclasses.replace(request, bundle=request.bundle.replace(module=adapted))
+    assert whole.ddp_find_unused_parameters is None  # transformers decides
+    assert build_arguments(request).ddp_find_unused_parameters is False
+    asked = dataclasses.replace(request, arguments={**request.arguments, "ddp_find_unused_parameters": True})
+    assert build_arguments(asked).ddp_find_unused_parameters is True

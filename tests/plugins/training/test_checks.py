@@ -135,6 +135,12 @@ def test_a_sound_run_has_no_problem() -> None:
         ({"lr_scheduler_kwargs": "{min_lr: 1}"}, "lr_scheduler_kwargs", "is not JSON"),
         ({"gradient_checkpointing_kwargs": "5"}, "gradient_checkpointing_kwargs", "wants a mapping, not 5"),
         ({"parallelism_config": "tp"}, "parallelism_config", "only Python code can give"),
+        ({"torch_compile_backend": "inductr"}, "torch_compile_backend", "does not know 'inductr'"),
+        (
+            {"torch_compile_backend": "INDUCTOR", "torch_compile_mode": "max"},
+            "torch_compile_mode",
+            "does not know 'max'",
+        ),
         ({"optim_args": "beta3"}, "optim_args", "'beta3' sets nothing"),
         ({"eval_on_start": True}, "eval_on_start", "there is nothing to evaluate on"),
         (

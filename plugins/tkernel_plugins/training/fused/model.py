@@ -46,8 +46,8 @@ class SplitHead:
         split.model.eval()
         try:
             with torch.no_grad():
-                expected = split.model(input_ids=ids, use_cache=False).logits.float()
-                found = torch.nn.functional.linear(split.hidden({"input_ids": ids}), first).float()
+                expected, hidden = split._both(ids)
+                found = torch.nn.functional.linear(hidden, first).float()
         finally:
             split.model.train(training)
         tolerance = (1e-5 if first.dtype == torch.float32 else 1e-2) * expected.abs().max()
@@ -57,6 +57,23 @@ class SplitHead:
         """(batch, length, width), what the output layer reads."""
         hidden: torch.Tensor = self.body(**inputs, use_cache=False).last_hidden_state
         return hidden
+
+    def _both(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's own logits of `ids`, and what `hidden` gives for them."""
+        seen: list[torch.Tensor] = []
+
+        def note(_body: Any, _args: Any, given: dict[str, Any], output: Any) -> None:
+            # Asked for the ids and for nothing else, as `hidden` asks: a forward of the whole body is saved.
+            others = (value for name, value in given.items() if name != "input_ids")
+            if given.get("input_ids") is ids and all(value is None or value is False for value in others):
+                seen.append(output.last_hidden_state)
+
+        hook = self.body.register_forward_hook(note, with_kwargs=True)
+        try:
+            logits = self.model(input_ids=ids, use_cache=False).logits.float()
+        finally:
+            hook.remove()
+        return logits, seen[0] if len(seen) == 1 else self.hidden({"input_ids": ids})
 
     def loss(
         self,
