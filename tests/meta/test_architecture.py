@@ -98,7 +98,7 @@ def test_files_are_short(path: Path) -> None:
 
 def test_the_kernel_stays_at_the_size_that_adr_0007_explains() -> None:
     lines = sum(len(p.read_text().splitlines()) for p in sources(KERNEL) if "testing" not in p.parts)
-    assert lines <= 6189
+    assert lines <= 6188
 
 
 def test_the_register_holds_one_sorted_line_per_plugin() -> None:

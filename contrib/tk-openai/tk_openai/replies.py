@@ -39,5 +39,5 @@ class ServerReplies:
     ) -> list[Reply]:
         """See `Engine.reply`."""
         sampling = sampling or self.options
-        count = len(conversations) * sampling.n
-        return collect(self.stream(conversations, sampling), count, self.renderer.parse_reply)
+        deltas = self.stream(conversations, sampling)
+        return collect(deltas, conversations, sampling.n, self.renderer.parse_reply)

@@ -13,7 +13,7 @@ from tk_openvino import CANNOT, Options
 from tk_openvino.weights import weights_of
 from tk_openvino.worker import Asked, Request, Worker
 from tkernel.errors import DataError, TkError
-from tkernel.types.conversation import Conversation, Message
+from tkernel.types.conversation import Conversation
 from tkernel.types.engine import Delta, Prompt, Reply, Sampling, collect
 from tkernel.types.requests import EngineRequest
 from tkernel_plugins.engines.reply_row import ReplyRow
@@ -73,9 +73,8 @@ class OpenVinoEngine:
     ) -> list[Reply]:
         """See `Engine.reply`."""
         sampling = sampling or self.options
-        raw = bool(conversations) and isinstance(conversations[0], Prompt)
-        parse = (lambda text: Message("assistant", text)) if raw else self.renderer.parse_reply
-        return collect(self.stream(conversations, sampling), len(conversations) * sampling.n, parse)
+        deltas = self.stream(conversations, sampling)
+        return collect(deltas, conversations, sampling.n, self.renderer.parse_reply)
 
     def close(self) -> None:
         """End what runs, and let go of the model; safe to call twice."""

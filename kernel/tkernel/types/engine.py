@@ -89,22 +89,24 @@ class Reply:
     prompt_tokens: int = 0
 
 
-def collect(deltas: Iterable[Delta], count: int, parse: Callable[[str], Message]) -> list[Reply]:
-    """The `count` replies whose pieces come in a stream; `parse` is a renderer's `parse_reply`."""
-    pieces: list[list[Delta]] = [[] for _ in range(count)]
+def collect(
+    deltas: Iterable[Delta], asked: Sequence[Conversation | Prompt], n: int, parse: Callable[[str], Message]
+) -> list[Reply]:
+    """The `n` replies to each conversation; `parse` is a renderer's `parse_reply`. What follows a `Prompt` is text."""
+    pieces: list[list[Delta]] = [[] for _ in range(len(asked) * n)]
     for delta in deltas:
         pieces[delta.index].append(delta)
-    return [_joined(mine, parse) for mine in pieces]
+    return [_joined(mine, asked[number // n], parse) for number, mine in enumerate(pieces)]
 
 
-def _joined(deltas: list[Delta], parse: Callable[[str], Message]) -> Reply:
+def _joined(deltas: list[Delta], asked: Conversation | Prompt, parse: Callable[[str], Message]) -> Reply:
     text = "".join(delta.text for delta in deltas)
     reasons = [delta.finish_reason for delta in deltas if delta.finish_reason]
     return Reply(
         text,
         tuple(token for delta in deltas for token in delta.token_ids),
         reasons[-1] if reasons else "length",
-        parse(text),
+        Message("assistant", text) if isinstance(asked, Prompt) else parse(text),
         tuple(logprob for delta in deltas for logprob in delta.logprobs),
         max((delta.prompt_tokens for delta in deltas), default=0),
     )
@@ -121,14 +123,11 @@ class Engine(Protocol):
         `sampling` None means the options of the run. Closing the iterator stops the work. May be called from
         many threads at once.
         """
-        ...
 
     def reply(
         self, conversations: Sequence[Conversation | Prompt], sampling: Sampling | None = None
     ) -> list[Reply]:
         """The same, collected: `sampling.n` replies to each conversation, in order."""
-        ...
 
     def close(self) -> None:
         """Give back memory and processes. Safe to call twice."""
-        ...

@@ -11,7 +11,7 @@ import torch
 
 from tkernel.errors import DataError, TkError
 from tkernel.types.bundle import ModelBundle
-from tkernel.types.conversation import Conversation, Message
+from tkernel.types.conversation import Conversation
 from tkernel.types.engine import Delta, Prompt, Reply, RequestSampling, Sampling, collect
 from tkernel.types.media import MediaProcessor
 from tkernel.types.rendering import Renderer
@@ -68,9 +68,8 @@ class TransformersEngine:
     ) -> list[Reply]:
         """Whole replies; see `Engine.reply`."""
         sampling = sampling or self.options
-        raw = bool(conversations) and isinstance(conversations[0], Prompt)
-        parse = (lambda text: Message("assistant", text)) if raw else self.renderer.parse_reply
-        return collect(self.stream(conversations, sampling), len(conversations) * sampling.n, parse)
+        deltas = self.stream(conversations, sampling)
+        return collect(deltas, conversations, sampling.n, self.renderer.parse_reply)
 
     def close(self) -> None:
         """End what runs, take adapters out, and let go of the model."""

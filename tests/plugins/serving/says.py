@@ -58,8 +58,9 @@ class SaysEngine:
                 self.running -= 1
 
     def reply(self, conversations, sampling=None):
-        count = len(conversations) * (sampling or self.options).n
-        return collect(self.stream(conversations, sampling), count, self.renderer.parse_reply)
+        sampling = sampling or self.options
+        deltas = self.stream(conversations, sampling)
+        return collect(deltas, conversations, sampling.n, self.renderer.parse_reply)
 
     def close(self):
         pass

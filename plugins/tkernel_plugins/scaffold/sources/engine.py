@@ -105,8 +105,9 @@ class Engine:
                 yield Delta(index, piece, (reply[-1],), reason, logprobs, len(prompt) if reason else 0)
 
     def reply(self, conversations, sampling=None):
-        count = len(conversations) * (sampling or self.options).n
-        return collect(self.stream(conversations, sampling), count, self.renderer.parse_reply)
+        sampling = sampling or self.options
+        deltas = self.stream(conversations, sampling)
+        return collect(deltas, conversations, sampling.n, self.renderer.parse_reply)
 
     def close(self):
         self.module = None
