@@ -25,9 +25,9 @@ def is_door(spec: str, index: Index) -> bool:
     """Whether `spec` is a file or an object, not the name of something in the index."""
     if spec.endswith((".py", ".jinja")) or "/" in spec or "\\" in spec:
         return True
-    left = spec.partition(":")[0]
-    known = {*ALL_KINDS, "no", *map(normalise, index.distributions)}
-    return _OBJECT.fullmatch(spec) is not None and left not in known and normalise(left) not in known
+    left, _, name = spec.partition(":")
+    owned = (entry.name for entry in index.entries if normalise(entry.distribution) == normalise(left))
+    return _OBJECT.fullmatch(spec) is not None and left not in {*ALL_KINDS, "no"} and name not in owned
 
 
 def open_doors(specs: Iterable[str], index: Index) -> Index:
