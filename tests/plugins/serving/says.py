@@ -58,9 +58,8 @@ class SaysEngine:
                 self.running -= 1
 
     def reply(self, conversations, sampling=None):
-        sampling = sampling or self.options
         deltas = self.stream(conversations, sampling)
-        return collect(deltas, conversations, sampling.n, self.renderer.parse_reply)
+        return collect(deltas, conversations, (sampling or self.options).n, self.renderer.parse_reply)
 
     def close(self):
         pass

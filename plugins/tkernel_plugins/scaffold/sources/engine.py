@@ -105,9 +105,8 @@ class Engine:
                 yield Delta(index, piece, (reply[-1],), reason, logprobs, len(prompt) if reason else 0)
 
     def reply(self, conversations, sampling=None):
-        sampling = sampling or self.options
         deltas = self.stream(conversations, sampling)
-        return collect(deltas, conversations, sampling.n, self.renderer.parse_reply)
+        return collect(deltas, conversations, (sampling or self.options).n, self.renderer.parse_reply)
 
     def close(self):
         self.module = None
