@@ -133,7 +133,10 @@ def _ends(path: str) -> str:
 
 
 def _digest(*parts: str) -> str:
-    total = hashlib.sha256()
+    from xxhash import xxh3_128
+
+    total = xxh3_128()
     for part in parts:
-        total.update(f"{len(part)}:{part}".encode("utf-8", "surrogatepass"))
-    return f"sha256:{total.hexdigest()}"
+        total.update(f"{len(part)}:".encode())
+        total.update(part.encode("utf-8", "surrogatepass"))
+    return f"xxh3:{total.hexdigest()}"

@@ -74,8 +74,8 @@ def _table(columns: dict[str, Any], rows: int, features: datasets.Features) -> p
     import numpy as np
     import pyarrow as pa
 
-    arrays = []
-    for field in features.arrow_schema:
+    arrays, schema = [], features.arrow_schema
+    for field in schema:
         if field.name in columns:
             arrays.append(columns[field.name].cast(field.type))
         elif pa.types.is_integer(field.type):
@@ -87,4 +87,4 @@ def _table(columns: dict[str, Any], rows: int, features: datasets.Features) -> p
             )
         else:
             arrays.append(pa.nulls(rows, field.type))
-    return pa.Table.from_arrays(arrays, schema=features.arrow_schema)
+    return pa.Table.from_arrays(arrays, schema=schema)

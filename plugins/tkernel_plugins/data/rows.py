@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from dataclasses import asdict, fields
 from functools import partial
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tkernel.types.dataset import DatasetReport, Rejection
 from tkernel.types.requests import DatasetRequest
+from tkernel_plugins.data.arrow_files import mapped
 from tkernel_plugins.data.cache_rows import keep_rows
 from tkernel_plugins.data.collection import without_collection
 from tkernel_plugins.data.conversion import SHOWN, Conversion
@@ -86,14 +86,9 @@ def write_rows(request: DatasetRequest, form: Format, folder: Path) -> None:
 def open_rows(folder: Path, report: DatasetReport) -> datasets.Dataset:
     """The rows that `write_rows` has put into `folder`, mapped into memory; fills `report`."""
     import numpy as np
-    from datasets import Dataset, DatasetInfo, Features
-    from datasets.table import MemoryMappedTable
 
     fill_report(report, json.loads((folder / REPORT).read_text(encoding="utf-8")))
-    table = MemoryMappedTable.from_file(str(folder / ROWS))
-    info = DatasetInfo(features=Features.from_arrow_schema(table.schema))
-    # A fresh fingerprint: nothing that is derived from these rows is found in an old cache.
-    dataset = Dataset(table, info=info, fingerprint=uuid.uuid4().hex[:16])
+    dataset = mapped(folder / ROWS)
     order = folder / ORDER
     return dataset.select(np.load(order)) if order.exists() else dataset
 

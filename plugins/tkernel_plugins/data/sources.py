@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from tkernel.errors import DataError
-from tkernel.lock import content_hash
 from tkernel.types.dataset import DatasetEntry
+from tkernel_plugins.data.arrow_files import digest_files
 from tkernel_plugins.data.file_split import part_of
 from tkernel_plugins.data.files import data_files, read_file
 from tkernel_plugins.data.options import RowOptions
@@ -60,7 +61,7 @@ def content_key(entry: DatasetEntry, options: RowOptions | None = None) -> str |
     if entry.source == "file":
         files = data_files(entry.path)
         try:
-            return content_hash(*map(str, files))
+            return digest_files(map(Path, map(str, files)))
         except OSError as error:
             raise DataError(f"{entry.location}: cannot be read: {error.strerror}") from None
     if entry.source == "cloud":
