@@ -24,9 +24,10 @@ def run(
     from tkernel_plugins.commands.screen import show_notes
     from tkernel_plugins.deferred import deferred
     from tkernel_plugins.garbage import seldom_searched
+    from tkernel_plugins.read_once import models_read_once
 
     path, overrides = split_file(file, ctx.args)
-    with seldom_searched(), deferred():
+    with seldom_searched(), deferred(), models_read_once():
         runs = open_runs(path, overrides=overrides, plugins=plugin or (), needs=FOR_TRAINING)
         if is_first_process():
             show_notes(*runs)
