@@ -32,10 +32,11 @@ class PreferenceOptimisation:
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Losses and options that do not go together, besides what every stage checks."""
-        from tkernel_plugins.training.checks import check_training
-        from tkernel_plugins.training.preference_checks import check_preference
+        from tkernel_plugins.training.checks import check_metric, check_training
+        from tkernel_plugins.training.preference_checks import OF_SIDES, check_preference
 
         yield from check_training(request)
+        yield from check_metric(request, *OF_SIDES, "rewards/accuracies", "sft_loss", "odds_ratio_loss")
         yield from check_preference(request)
 
     @hookimpl

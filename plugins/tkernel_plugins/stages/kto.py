@@ -32,10 +32,11 @@ class FeedbackOptimisation:
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Options of the reference that do not go together, besides what every stage checks."""
-        from tkernel_plugins.training.checks import check_training
-        from tkernel_plugins.training.preference_checks import check_reference
+        from tkernel_plugins.training.checks import check_metric, check_training
+        from tkernel_plugins.training.preference_checks import OF_SIDES, check_reference
 
         yield from check_training(request)
+        yield from check_metric(request, *OF_SIDES, "kl")
         yield from check_reference(request)
 
     @hookimpl

@@ -31,9 +31,10 @@ class Pretraining:
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Training arguments that contradict each other, the data or this machine."""
-        from tkernel_plugins.training.checks import check_training
+        from tkernel_plugins.training.checks import check_metric, check_training
 
-        return check_training(request)
+        yield from check_training(request)
+        yield from check_metric(request, "accuracy", "perplexity")
 
     @hookimpl
     def train_stage(self, request: StageRequest) -> StageResult:

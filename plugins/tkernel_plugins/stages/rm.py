@@ -35,9 +35,10 @@ class RewardModelling:
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Predictions without data, besides what every stage checks."""
-        from tkernel_plugins.training.checks import check_training
+        from tkernel_plugins.training.checks import check_metric, check_training
 
         yield from check_training(request)
+        yield from check_metric(request, "accuracy", "rewards/chosen", "rewards/rejected", "rewards/margins")
         has_data = request.eval or getattr(request.options, "val_size", 0)
         if request.arguments.get("do_predict") and not has_data:
             hint = "Add `eval_dataset: NAME` or `val_size`."

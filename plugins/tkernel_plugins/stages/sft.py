@@ -32,10 +32,12 @@ class SupervisedFineTuning:
 
     def check(self, request: CheckRequest) -> Iterable[Problem]:
         """Training arguments that contradict each other, the data or this machine."""
-        from tkernel_plugins.training.checks import check_training
+        from tkernel_plugins.training.checks import check_metric, check_training
         from tkernel_plugins.training.objective import check_objective
 
-        return [*check_training(request), *check_objective(request)]
+        yield from check_training(request)
+        yield from check_metric(request, "accuracy", "perplexity")
+        yield from check_objective(request)
 
     @hookimpl
     def train_stage(self, request: StageRequest) -> StageResult:

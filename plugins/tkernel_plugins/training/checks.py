@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tkernel.config.suggest import near_file
+from tkernel.config.suggest import did_you_mean, near_file
 from tkernel.errors import Problem
 from tkernel.types.check import CheckRequest
 from tkernel_plugins.runs.processes import world
@@ -23,6 +23,9 @@ from tkernel_plugins.training.nested import check_nested
 from tkernel_plugins.training.optimisation import check_optimizer, check_schedule
 from tkernel_plugins.training.reporting import missing_trackers, trackers
 from tkernel_plugins.training.similarity import missing_packages
+
+SPEED = ("_runtime", "_per_second")
+"""How the names of metrics end that say how fast an evaluation was."""
 
 Arguments = Mapping[str, Any]
 
@@ -67,6 +70,21 @@ def trains(arguments: Arguments) -> bool:
     """`do_train`, which is true here unless somebody turned it off, or asked for predictions alone."""
     asked = arguments.get("do_train")
     return not arguments.get("do_predict") if asked is None else bool(asked)
+
+
+def check_metric(request: CheckRequest, *names: str) -> Iterator[Problem]:
+    """`metric_for_best_model` has to be something that the stage evaluates: the loss, or one of `names`."""
+    given = request.arguments.get("metric_for_best_model")
+    if not isinstance(given, str):
+        return
+    apart = getattr(request.options, "eval_on_each_dataset", False) and request.eval
+    sets = [f"eval_{name}_" for name in request.eval] if apart else ["eval_"]
+    known = [f"{prefix}{name}" for prefix in sets for name in ("loss", *names)]
+    name = f"eval_{given.removeprefix('eval_')}"
+    if name not in known and not name.endswith(SPEED):
+        message = f"`metric_for_best_model: {given}` is not evaluated by this run"
+        hint = did_you_mean(name, known) or f"One of: {', '.join(known)}."
+        yield Problem(message, key="metric_for_best_model", hint=hint)
 
 
 def _steps(request: CheckRequest) -> Iterator[Problem]:

@@ -53,6 +53,8 @@ class DistillationTrainer(SupervisedTrainer):
         ce_weight: share of the cross entropy in the loss; the divergence has the rest.
     """
 
+    surprise = "cross_entropy"
+
     def __init__(
         self,
         *args: Any,

@@ -10,12 +10,13 @@ from tkernel.errors import Problem, TkError
 from tkernel.facts import read_facts
 from tkernel.types.check import CheckRequest
 from tkernel.types.facts import ModelFacts
-from tkernel_plugins.training.checks import check_training
+from tkernel_plugins.training.checks import check_metric, check_training
 
 
 def check_distillation(request: CheckRequest) -> Iterator[Problem]:
     """A teacher that is missing or speaks other tokens, and what training refuses."""
     yield from check_training(request)
+    yield from check_metric(request, "divergence", "cross_entropy", "perplexity", "accuracy")
     options = request.options
     if options is None:
         return

@@ -16,6 +16,9 @@ from tkernel_plugins.training.preference_options import (
     ReferenceOptions,
 )
 
+OF_SIDES = ("rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
+"""Metrics of both sides of a preference."""
+
 
 def check_preference(request: CheckRequest) -> Iterator[Problem]:
     """Options of `dpo` that its loss does not read, or cannot do with."""

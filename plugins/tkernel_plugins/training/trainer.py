@@ -50,6 +50,9 @@ class SupervisedTrainer(StageTrainer):
         TkError: `fused` is True and cannot be done; the message says why.
     """
 
+    surprise = "loss"
+    """The metric that is the cross entropy, whose exponential is the perplexity."""
+
     def __init__(
         self,
         model: torch.nn.Module,
@@ -158,9 +161,9 @@ class SupervisedTrainer(StageTrainer):
         return module
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """As in `StageTrainer`, with the perplexity where the loss is the cross entropy."""
+        """As in `StageTrainer`, with the perplexity where the cross entropy is known."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.loss is None and self.objective.is_plain:
-            loss = output.metrics[f"{metric_key_prefix}_loss"]
+            loss = output.metrics[f"{metric_key_prefix}_{self.surprise}"]
             output.metrics[f"{metric_key_prefix}_perplexity"] = math.exp(loss) if loss < 700 else math.inf
         return output

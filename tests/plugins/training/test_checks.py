@@ -17,7 +17,7 @@ from tkernel.testing import tiny
 from tkernel.types.check import CheckRequest
 from tkernel_plugins.stages.sft import Options
 from tkernel_plugins.training import devices
-from tkernel_plugins.training.checks import check_training
+from tkernel_plugins.training.checks import check_metric, check_training
 
 PLAN = """
 import sys
@@ -231,3 +231,26 @@ def test_the_absence_of_a_gpu_is_certain_only_without_any_device_file(tmp_path: 
     assert devices.no_device(nodes, "darwin") is None
     (tmp_path / "nvidia0").touch()
     assert devices.no_device(nodes, "linux") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "each", "right"),
+    [
+        ("loss", False, True),
+        ("eval_loss", False, True),
+        ("eval_kl", False, True),
+        ("eval_samples_per_second", False, True),
+        ("los", False, False),
+        ("eval_a_loss", False, False),
+        ("a_loss", True, True),
+        ("eval_a_kl", True, True),
+        ("eval_loss", True, False),
+        ("eval_c_loss", True, False),
+    ],
+)
+def test_the_metric_that_models_are_compared_by_is_one_that_is_evaluated(given, each, right) -> None:
+    options = Options(eval_on_each_dataset=each)
+    request = CheckRequest(options, RunOptions(), {"metric_for_best_model": given}, eval=("a", "b"))
+    problems = list(check_metric(request, "kl"))
+    assert (problems == []) is right
+    assert all("eval_" in problem.hint and problem.key == "metric_for_best_model" for problem in problems)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from online_kit import history, train
@@ -72,6 +74,17 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path, teacher):
     train(tmp_path, stage="distill", rows=ROWS, teacher_model=teacher, **changes)
     distances = history(tmp_path, "out", "divergence")
     assert distances[-1] < 0.8 * distances[0]
+
+
+def test_the_perplexity_is_that_of_the_data_and_not_of_the_divergence(tmp_path, teacher):
+    asked = {"held_out": ROWS[:3], "max_steps": 2, "compute_accuracy": True}
+    result = train(tmp_path, stage="distill", rows=ROWS, teacher_model=teacher, **asked)
+    metrics = result.metrics
+    assert metrics["eval_perplexity"] == pytest.approx(math.exp(metrics["eval_cross_entropy"]))
+    assert metrics["eval_cross_entropy"] != pytest.approx(metrics["eval_loss"])
+    tuned = {**asked, "max_steps": 1, "learning_rate": 0.0}
+    plain = train(tmp_path, name="sft", rows=ROWS, model_name_or_path=str(tmp_path / "out"), **tuned)
+    assert plain.metrics["eval_perplexity"] == pytest.approx(metrics["eval_perplexity"], rel=1e-4)
 
 
 def test_a_model_that_is_its_own_teacher_learns_nothing(tmp_path):

@@ -13,7 +13,7 @@ from run_kit import SETTINGS, make_folder
 from safetensors.torch import load_file
 
 import tkernel
-from tkernel.errors import TkError
+from tkernel.errors import ConfigError, TkError
 
 EVALUATING = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "compute_accuracy": True}
 
@@ -124,5 +124,14 @@ def test_a_metric_that_is_not_there_is_told(folder: Path) -> None:
             metric_for_best_model="accuracy",
             compute_accuracy=False,
         )
-    with pytest.raises(TkError, match="`metric_for_best_model: f1` is not among the metrics"):
+    with pytest.raises(ConfigError, match=r"`metric_for_best_model: f1` is not evaluated(.|\n)*eval_loss"):
         run(folder, "no", eval_dataset=["first.jsonl"], metric_for_best_model="f1")
+    # Which of the metrics of a stage a loss leaves out is known when it is evaluated.
+    with pytest.raises(TkError, match="`metric_for_best_model: perplexity` is not among the metrics"):
+        run(
+            folder,
+            "no",
+            eval_dataset=["first.jsonl"],
+            metric_for_best_model="perplexity",
+            use_dft_loss=True,
+        )
