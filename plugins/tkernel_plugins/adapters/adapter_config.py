@@ -87,7 +87,8 @@ def contradictions(
     """Options that cannot take effect, because the adapter that is trained further has another value.
 
     An option counts if it was `written`, also with the value of its default, or is not at its default.
-    `lora_target: all` is left to who knows the model. Gives name, message, hint.
+    `lora_target: all`, and `additional_target` of tied layers, are left to who knows the model. Gives name, message,
+    hint.
     """
     default = type(options)()
     wanted = {
@@ -100,6 +101,8 @@ def contradictions(
         "additional_target": (_listed(options.additional_target), _listed(had.get("modules_to_save"))),
     }
     for name, (value, old) in wanted.items():
+        if name == "additional_target" and had.get("ensure_weight_tying"):
+            continue
         counts = name in written or getattr(options, name) != getattr(default, name)
         if counts and value not in (old, None) and "all" not in str(value).split(","):
             yield (name, *contradiction(path, name, value, old))

@@ -82,7 +82,7 @@ def _new_config(
     parts = parts_of(module)
     outside = parts.frozen(options)
     targets = _targets(module, bundle.facts.name, request.lora_targets, options, outside)
-    saved = _additional(module, bundle.facts.name, options)
+    saved = _without_tied(module, _additional(module, bundle.facts.name, options))
     if parts.language and not options.freeze_multi_modal_projector:
         saved += parts.projectors
     module.requires_grad_(False)
@@ -160,6 +160,17 @@ def _new_tokens(
     return dict.fromkeys(names, ids) or None
 
 
+def _without_tied(module: Any, saved: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the output layer if it is the embedding, which is there too: PEFT 0.18 would make two of them, and later
+    ones leave it out themselves."""
+    if not _is_tied(module):
+        return saved
+    names = {id(child): name for name, child in module.named_modules()}
+    ends = (names[id(end)] for end in (module.get_input_embeddings(), module.get_output_embeddings()))
+    inner, head = ([target for target in saved if matches(name, target)] for name in ends)
+    return tuple(target for target in saved if target not in head) if inner else saved
+
+
 def _is_tied(module: Any) -> bool:
     head = module.get_output_embeddings()
     return head is not None and head.weight is module.get_input_embeddings().weight
@@ -181,6 +192,11 @@ def _check_same(
 ) -> None:
     """Options that were set and differ from the adapter that is trained further cannot take effect."""
     for _, message, hint in contradictions(folder.path, folder.config, options, request.settings):
+        raise TkError(message, hint=hint)
+    wanted, saved = names_of(options.additional_target), names_of(folder.config.get("modules_to_save"))
+    parts = [name for name, _ in module.named_modules()]
+    if wanted and _matched(parts, _without_tied(module, wanted)) != _matched(parts, saved):
+        message, hint = contradiction(folder.path, "additional_target", ",".join(wanted), ",".join(saved))
         raise TkError(message, hint=hint)
     had = folder.config.get("target_modules")
     if "lora_target" in request.settings and "all" in names_of(options.lora_target):

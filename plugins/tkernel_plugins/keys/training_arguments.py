@@ -12,6 +12,7 @@ from typing import Any
 
 from tkernel.errors import MissingRequirement
 from tkernel.module_file import file_of
+from tkernel_plugins.keys.syntax import statements_of
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class _Sources:
 def _names(module: str, path: Path) -> _Module:
     classes: dict[str, ast.ClassDef] = {}
     imports: dict[str, tuple[str, str]] = {}
-    for node in _statements(ast.parse(path.read_text("utf-8")).body):
+    for node in _statements(statements_of(path)):
         if isinstance(node, ast.ClassDef):
             classes[node.name] = node
         elif isinstance(node, ast.ImportFrom):

@@ -15,6 +15,7 @@ from typing import Any
 from tkernel.config.suggest import did_you_mean, near_file
 from tkernel.errors import Problem
 from tkernel.module_file import file_of
+from tkernel_plugins.keys.syntax import statements_of
 from tkernel_plugins.keys.training_arguments import read_arguments
 
 KWARGS = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs", "lr_scheduler_kwargs")
@@ -108,7 +109,7 @@ def enum_values(module: str, name: str) -> Mapping[str, str]:
 def statements(module: str) -> list[ast.stmt]:
     """The statements of an installed module; none where it is not there."""
     file = file_of(module)
-    return ast.parse(file.read_bytes()).body if file is not None else []
+    return statements_of(file) if file is not None else []
 
 
 def _problem_of(key: str, value: Any) -> Problem | None:

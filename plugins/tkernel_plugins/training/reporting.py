@@ -10,6 +10,7 @@ from typing import Any
 from tkernel.config.suggest import did_you_mean
 from tkernel.errors import Problem
 from tkernel.module_file import file_of
+from tkernel_plugins.keys.syntax import statements_of
 
 EXTRAS = ("tensorboard", "wandb")
 """Trackers that have an extra of their own."""
@@ -52,7 +53,7 @@ def missing_trackers(names: Sequence[str]) -> list[Problem]:
 def _known() -> list[str]:
     """The trackers of the installed transformers, read from its source."""
     file = file_of("transformers.integrations.integration_utils")
-    for node in ast.parse(file.read_bytes()).body if file else []:
+    for node in statements_of(file) if file else []:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INTEGRATION_TO_CALLBACK":
             keys = node.value.keys if isinstance(node.value, ast.Dict) else []
             return [str(key.value) for key in keys if isinstance(key, ast.Constant)]

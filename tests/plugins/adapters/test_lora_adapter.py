@@ -282,6 +282,18 @@ def test_embeddings_of_new_tokens_are_trained_saved_and_loaded(tmp_path, tied, e
         assert merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_of_both_embeddings_is_trained_further_with_the_same_options(tmp_path, tied):
+    both = {"additional_target": "embed_tokens,lm_head"}
+    adapt(tiny.make_bundle(tie_word_embeddings=tied), **both).module.save_pretrained(tmp_path)
+    again = adapt(tiny.make_bundle(tie_word_embeddings=tied), adapters=[tmp_path], **both).module
+    same = again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    assert same is tied
+    for other in ("embed_tokens,norm", "embed_tokens,lm_head,norm"):
+        with pytest.raises(TkError, match="`additional_target: "):
+            adapt(tiny.make_bundle(tie_word_embeddings=tied), adapters=[tmp_path], additional_target=other)
+
+
 def test_tokens_that_the_model_plugin_added_are_trained_too():
     bundle = tiny.make_bundle().replace(new_tokens=(298, 299))
     module = adapt(bundle, new_tokens=(297,)).module

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from trl_kit import like_trl
 
 from tkernel.testing import tiny
 from tkernel_plugins.stages.grpo import Options
@@ -292,6 +293,7 @@ GRPO = [
 ]
 
 
+@like_trl
 @pytest.mark.parametrize("changes", GRPO, ids=str)
 def test_losses_and_gradients_are_those_of_trls_grpo(changes):
     from tkernel_plugins.training.online.grpo import GrpoTrainer
@@ -312,6 +314,7 @@ def test_losses_and_gradients_are_those_of_trls_grpo(changes):
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
+@like_trl
 def test_losses_and_gradients_are_those_of_trls_rloo():
     options, given_ = Options(epsilon=0.2, epsilon_high=0.3), tensors()
     mask = given_["mask"]

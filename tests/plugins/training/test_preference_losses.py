@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from trl_kit import like_trl
 
 from tkernel_plugins.training.preference_losses import Pairs, loss_of, odds_ratio
 from tkernel_plugins.training.preference_options import LOSSES, REFERENCE_FREE, PreferenceOptions
@@ -76,6 +77,7 @@ def trl_loss(name, pairs, options):
     return DPOTrainer._compute_loss(trainer, lambda **_: outputs, inputs, False)
 
 
+@like_trl
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - {"orpo", "simpo", "kto_pair", "sft"}))
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_and_its_gradient_are_those_of_trl(name, smoothing):
@@ -93,6 +95,7 @@ def test_the_loss_and_its_gradient_are_those_of_trl(name, smoothing):
         torch.testing.assert_close(one, other)
 
 
+@like_trl
 def test_next_token_loss_is_that_of_trl_where_replies_have_one_length():
     pairs = drawn()
     even = replace(pairs, chosen_tokens=torch.full((N,), 4.0), rejected_tokens=torch.full((N,), 4.0))

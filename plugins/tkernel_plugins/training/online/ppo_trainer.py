@@ -185,7 +185,8 @@ def _values_in_output(policy: Any) -> Iterator[None]:
         output["hidden_states"] = (head(output.hidden_states[-1]),)
         return output
 
-    handle = value_head.base_of(policy).register_forward_hook(add)
+    # Older PEFT (0.18, 0.19) calls the forward of the model inside past its hooks.
+    handle = policy.register_forward_hook(add)
     try:
         yield
     finally:
