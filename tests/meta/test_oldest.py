@@ -23,3 +23,9 @@ def test_the_oldest_constraints_are_the_lower_bounds_of_the_metadata() -> None:
     lines = (ROOT / "tests" / "constraints-oldest.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert {canonicalize_name(name): Version(pin) for name, pin in pins.items()} == bounds
+
+
+def test_what_every_environment_is_held_to_is_torch_alone() -> None:
+    """unsloth and vLLM need other versions of the rest; what the tests' own environment is held to is in `tests`."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [Requirement(line).name for line in lines if not line.startswith("#")] == ["torch"]
