@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import openai
 import tk_openai
 from tk_openai.client import RemoteEngine
 from tk_openai.replies import ServerReplies
@@ -60,7 +61,9 @@ class VllmEngine(ServerReplies):
         try:
             yield from remote.stream(conversations, sampling)
         except TkError as error:
-            if server.alive:
+            # Connections break a little before the process is gone.
+            lost = isinstance(error.__cause__, openai.APIConnectionError)
+            if not (server.ends() if lost else not server.alive):
                 raise
             raise TkError(
                 f"vLLM ended while it answered, with exit status {server.process.returncode}:{server.last_words()}",

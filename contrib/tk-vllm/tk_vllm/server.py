@@ -67,6 +67,12 @@ class Server:
         """Whether the process runs."""
         return self.process.poll() is None
 
+    def ends(self, seconds: float = 5.0) -> bool:
+        """Whether the process has ended, or does so within `seconds`."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return not self.alive
+
     def close(self) -> None:
         """End it and all that it started; safe to call twice."""
         for number, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
