@@ -6,13 +6,14 @@ at its `__file__`, and `inspect` looks at that of every module while torch is im
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from tkernel_plugins.other_loader import loaded_by
 
 FUNCTIONS: dict[str, tuple[str, ...]] = {
     "boto3": (),  # imported by accelerate, for SageMaker
@@ -27,12 +28,8 @@ def deferred() -> Iterator[None]:
 
     They stay so afterwards. Nothing but the time is another; an error of the module's own code comes then, too.
     """
-    finder = _Finder()
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
-    try:
+    with loaded_by(_Loader, FUNCTIONS):
         yield
-    finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
 
 
 class _Deferred(ModuleType):
@@ -43,18 +40,6 @@ class _Deferred(ModuleType):
     def __getattr__(self, name: str) -> Any:
         _execute(self)
         return getattr(self, name)
-
-
-class _Finder:
-    """Finds the modules of `FUNCTIONS` where Python would, and has them executed later."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name in FUNCTIONS else None
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
-        return spec
 
 
 class _Loader:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from tkernel_plugins.other_loader import loaded_by
 
 MODULE, FUNCTION = "transformers.utils.import_utils", "create_import_structure_from_path"
 """Where the function is that reads a folder, or the folder of a file; a version without it is left as it is."""
@@ -22,24 +23,8 @@ MODULE, FUNCTION = "transformers.utils.import_utils", "create_import_structure_f
 @contextmanager
 def models_read_once() -> Iterator[None]:
     """If transformers is imported inside, its second look at the models takes what the first has found."""
-    finder = _Finder()
-    sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
-    try:
+    with loaded_by(_Loader, (MODULE,)):
         yield
-    finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
-
-
-class _Finder:
-    """Finds `MODULE` where Python would, and changes its function once it is executed."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name == MODULE else None
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
-        return spec
 
 
 class _Loader:
